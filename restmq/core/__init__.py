@@ -1,0 +1,1 @@
+"""What a queue does and who gets what, on top of Redis."""

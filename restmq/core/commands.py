@@ -1,0 +1,124 @@
+"""What is said to the scripts and what their answers mean: arguments out, values in. No I/O.
+
+Every function ``x_arguments`` gives ARGV of ``lua/x.lua`` without the clock that comes first;
+every ``x_answer`` reads its reply. Both are spelt in the header of the script.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from restmq.core.delivery import Joined, Report, Settled, Window
+from restmq.core.wire import decode_entry
+from restmq.message import Message, Peeked, Policy, QueueInfo
+
+LEASE_MS = 15000
+"""How long a daemon that says nothing counts as there."""
+
+
+class Popped(NamedTuple):
+    """What a pop took, and whether the script wants to be called again for more."""
+
+    messages: list[Message]
+    again: bool
+
+
+def _number(n: int) -> bytes:
+    return b"%d" % n
+
+
+def _slots(slots: Sequence[tuple[int, int]]) -> list[bytes]:
+    return [b"%d" % n for pair in slots for n in pair]
+
+
+def _settled(settled: Sequence[Settled]) -> list[bytes]:
+    out = [_number(len(settled))]
+    for item in settled:
+        out += [
+            _number(item.pos),
+            _number(item.messages),
+            item.rest,
+            _number(len(item.back)),
+            *item.back,
+        ]
+    return out
+
+
+def join_arguments(daemon: bytes, again: bool, slots: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Slots are (number, room)."""
+    return [daemon, _number(LEASE_MS), b"again" if again else b"", *_slots(slots)]
+
+
+def join_answer(reply: Any) -> Joined | None:
+    """None when it must be called again."""
+    if reply[0] == 0:
+        return None
+    return Joined(reply[0] == 2, *map(int, reply[1:6]))
+
+
+def confirm_arguments(daemon: bytes, report: Report) -> list[bytes]:
+    """The answer is the number itself: see `Feed.confirmed`."""
+    return [
+        daemon,
+        _number(LEASE_MS),
+        _number(report.epoch),
+        _number(report.pos),
+        _number(report.bpos),
+        b"look" if report.look else b"",
+        _number(len(report.slots)),
+        *_slots(report.slots),
+        *_settled(report.settled),
+    ]
+
+
+def leave_arguments(daemon: bytes, report: Report) -> list[bytes]:
+    """The answer is 1 when done, 0 to call again."""
+    return [
+        daemon,
+        _number(report.epoch),
+        _number(report.pos),
+        _number(report.bpos),
+        *_settled(report.settled),
+    ]
+
+
+def window_arguments(daemon: bytes, dealt: bool, after: int) -> list[bytes]:
+    """``dealt`` chooses the round-robin window."""
+    return [daemon, b"r" if dealt else b"b", _number(after)]
+
+
+def window_answer(reply: Any) -> Window:
+    """The chunks found."""
+    return Window(int(reply[0]), int(reply[1]), reply[2] == 1, reply[3:])
+
+
+def pop_answer(queue: str, reply: Any) -> Popped:
+    """Messages in order."""
+    return Popped([decode_entry(queue, entry) for entry in reply[2:]], reply[1] == 1)
+
+
+def peek_answer(queue: str, reply: Any) -> Peeked | None:
+    """None when there is none; the caller has looked at the call-again mark, ``reply[1]``."""
+    if len(reply) < 4:
+        return None
+    return Peeked(decode_entry(queue, reply[3]), reply[2])
+
+
+def inspect_answer(queue: str, reply: Any) -> QueueInfo:
+    """Numbers and settings; unknown words in the store count as not set."""
+    length, status, policy, in_flight, daemons, last_id = reply[:6]
+    return QueueInfo(
+        queue,
+        int(length),
+        {b"1": True, b"0": False}.get(status),
+        {b"1": Policy.BROADCAST, b"2": Policy.ROUNDROBIN}.get(policy),
+        int(in_flight),
+        int(daemons),
+        int(last_id),
+    )
+
+
+def newest_answer(reply: Any) -> list[int]:
+    """The newest waiting ids, newest first."""
+    return list(map(int, reply[6:]))

@@ -1,0 +1,1 @@
+"""Redis: keys, scripts, connections, and the store inside."""

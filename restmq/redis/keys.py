@@ -1,0 +1,59 @@
+"""Every Redis key and channel of RestMQ, spelt here and nowhere else.
+
+========================  ==========  ===================================================
+key                       type        holds
+========================  ==========  ===================================================
+``<p>{q}``                hash        numbers and settings of the queue (FIELDS in common.lua)
+``<p>{q}:l``              list        waiting messages, oldest left
+``<p>{q}:w``              sorted set  broadcast window: chunks by the position they end at
+``<p>{q}:r``              sorted set  round-robin window: dealt chunks
+``<p>{q}:c``              hash        daemon -> what it confirmed, its deadline, its last chunk
+``<p>{q}:t``              list        the slots (``daemon:consumer``) in turn
+``<p>{q}:m``              hash        slot -> room
+``<p>queues:<n>``         set         names of the queues of shard n (0-63)
+``<p>{q}:out``            channel     broadcast chunks; ``P`` when the queue is purged
+``<p>{q}:to:<daemon>``    channel     chunks dealt to this daemon
+========================  ==========  ===================================================
+
+``<p>`` is the prefix (``restmq:`` unless set), and in a database other than 0 its number and a
+colon, since channels know no databases. The braces make all keys of a queue one
+cluster slot. In ``{q}`` the characters ``%``, ``{`` and ``}`` are written ``%25``, ``%7B``
+and ``%7D``, and the empty name ``%``, so that no two names share a key.
+"""
+
+from zlib import crc32
+
+SHARDS = 64
+
+_SUFFIXES = (b"", b":l", b":w", b":r", b":c", b":t", b":m")
+
+
+class Keys:
+    """The keys of one installation; two with other prefixes share nothing."""
+
+    def __init__(self, prefix: str, db: int = 0) -> None:
+        """``prefix`` comes before every key and channel; ``db`` is the database's number."""
+        self.prefix = (f"{prefix}{db}:" if db else prefix).encode("utf-8")
+
+    def queue(self, name: str) -> tuple[bytes, ...]:
+        """The seven keys of a queue in the order of the scripts' KEYS."""
+        base = self.base(name)
+        return tuple(base + suffix for suffix in _SUFFIXES)
+
+    def base(self, name: str) -> bytes:
+        """The queue's hash, with which all its keys and channels begin."""
+        tag = name.replace("%", "%25").replace("{", "%7B").replace("}", "%7D") or "%"
+        return b"%s{%s}" % (self.prefix, tag.encode("utf-8"))
+
+    def channels(self, name: str, daemon: bytes) -> tuple[bytes, bytes]:
+        """The channels a daemon with consumers of the queue listens to."""
+        base = self.base(name)
+        return base + b":out", base + b":to:" + daemon
+
+    def shard(self, name: str) -> bytes:
+        """The set that lists this queue."""
+        return b"%squeues:%d" % (self.prefix, crc32(name.encode("utf-8")) % SHARDS)
+
+    def shards(self) -> list[bytes]:
+        """All sets that list queues."""
+        return [b"%squeues:%d" % (self.prefix, n) for n in range(SHARDS)]

@@ -1,0 +1,390 @@
+-- Purpose: what the queue scripts share; scripts.py puts it in front of each of them.
+-- Atomic: it is part of the script that uses it, never run alone.
+-- KEYS: 1 {q} hash, 2 :l waiting list, 3 :w broadcast window, 4 :r round-robin window,
+--       5 :c daemons, 6 :t turn of the slots, 7 :m room of the slots (see keys.py)
+-- ARGV: 1 now in ms ("0": the server's clock); the rest belongs to the script.
+-- Returns: nothing.
+--
+-- Entry    I7 id, I6 created ms, I6 expires ms (0: never), payload.
+-- Payload  1 byte length of the content type, content type, body.
+-- Chunk    kind 'b' or 'r', I7 epoch, I7 prev, I7 pos, I7 bpos, I4 n, owner (12 bytes),
+--          n x I4 entry lengths, kind 'r': n x I4 consumer numbers, entries.
+-- Position counts pushed messages (bpos: their bytes); a chunk covers prev+1 .. pos.
+-- A daemon in :c: I7 confirmed pos, I7 confirmed bpos, I7 deadline ms, I7 last dealt pos.
+
+local Q, L, W, R, C, T, M = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local MAX_MESSAGES, MAX_BYTES = 1000, 1048576            -- of one call
+local IN_FLIGHT_MESSAGES, IN_FLIGHT_BYTES = 5000, 16777216  -- broadcast, unconfirmed
+local HEAD, CHUNK, DAEMON = '>I7I6I6', '>I7I7I7I7I4', '>I7I7I7I7'
+local NOBODY = string.rep('-', 12)
+local call, pack, unpack_bytes = redis.call, struct.pack, struct.unpack
+
+local function clock()
+  if ARGV[1] ~= '0' then return tonumber(ARGV[1]) end
+  local t = call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+-- Numbers above 2^31 must not reach Redis in the form 1.7e+12.
+local function text(n) return string.format('%.0f', n) end
+
+local FIELDS = {'id', 'st', 'pol', 'pos', 'done', 'bpos', 'bdone', 'out', 'rpos', 'live', 'epoch'}
+local function load_state()
+  local v = call('HMGET', Q, unpack(FIELDS))
+  local s = {}
+  for i, name in ipairs(FIELDS) do s[name] = tonumber(v[i] or 0) end
+  s.known, s.was_set = v[1], {}
+  s.started = v[2] ~= '0'
+  for i, name in ipairs(FIELDS) do s.was_set[name] = s[name] end
+  return s
+end
+
+local function save_state(s)
+  local changed = {}
+  for _, name in ipairs(FIELDS) do
+    if s[name] ~= s.was_set[name] then
+      changed[#changed + 1] = name
+      changed[#changed + 1] = text(s[name])
+    end
+  end
+  if #changed > 0 then call('HSET', Q, unpack(changed)) end
+end
+
+-- A script that writes in several places looks at the types of all first: nothing is rolled back.
+local KINDS = {'hash', 'list', 'zset', 'zset', 'hash', 'list', 'hash'}
+local function check_types()
+  for i, key in ipairs(KEYS) do
+    local kind = call('TYPE', key).ok
+    if kind ~= 'none' and kind ~= KINDS[i] then
+      error({err = 'WRONGTYPE ' .. key .. ' is a ' .. kind .. ', not a ' .. KINDS[i]})
+    end
+  end
+end
+
+local function entry_id(e) return (unpack_bytes('>I7', e)) end
+
+local function is_gone(e, now)
+  local expires = unpack_bytes('>I6', e, 14)
+  return expires > 0 and expires <= now
+end
+
+local function lengths(entries)
+  local n, size = {}, 0
+  for i, e in ipairs(entries) do n[i] = #e; size = size + #e end
+  return pack('>' .. string.rep('I4', #entries), unpack(n)), size
+end
+
+local function split(chunk)
+  local epoch, prev, pos, bpos, n = unpack_bytes(CHUNK, chunk, 2)
+  local at = 2 + 32 + 12
+  local sizes = {unpack_bytes('>' .. string.rep('I4', n), chunk, at)}
+  at = at + 4 * n
+  if string.sub(chunk, 1, 1) == 'r' then at = at + 4 * n end
+  local entries = {}
+  for i = 1, n do
+    entries[i] = string.sub(chunk, at, at + sizes[i] - 1)
+    at = at + sizes[i]
+  end
+  return entries, string.sub(chunk, 34, 45)
+end
+
+-- Append to the waiting list, in slices a Lua call can take.
+local function append(entries, from)
+  for i = from, #entries, MAX_MESSAGES do
+    call('RPUSH', L, unpack(entries, i, math.min(i + MAX_MESSAGES - 1, #entries)))
+  end
+end
+
+-- Put entries back at the head of the list; its ids rise afterwards as before.
+-- Walks over no more waiting entries than were once in flight with these.
+local function put_back(entries)
+  if #entries == 0 then return end
+  local last = 0
+  for _, e in ipairs(entries) do last = math.max(last, entry_id(e)) end
+  local head = call('LINDEX', L, 0)
+  while head and entry_id(head) < last do
+    entries[#entries + 1] = call('LPOP', L)
+    head = call('LINDEX', L, 0)
+  end
+  table.sort(entries, function(a, b) return entry_id(a) < entry_id(b) end)
+  for i = #entries, 1, -1 do call('LPUSH', L, entries[i]) end
+end
+
+-- Broadcast stops pushing when so much is unconfirmed; round robin is bound by the slots' room.
+local function may_push(s)
+  return s.pol == 2 or (s.pos - s.done < IN_FLIGHT_MESSAGES and s.bpos - s.bdone < IN_FLIGHT_BYTES)
+end
+
+-- Broadcast: one chunk into the window and the same bytes to every daemon.
+local function push_to_all(s, entries)
+  local sizes, size = lengths(entries)
+  local prev, pos = s.pos, s.pos + #entries
+  local chunk = table.concat({'b', pack(CHUNK, s.epoch, prev, pos, s.bpos + size, #entries), NOBODY,
+                              sizes, table.concat(entries)})
+  call('ZADD', W, text(pos), chunk)
+  if call('PUBLISH', Q .. ':out', chunk) == 0 then
+    call('ZREMRANGEBYSCORE', W, text(pos), text(pos))
+    return 0
+  end
+  s.pos, s.bpos = pos, s.bpos + size
+  return #entries
+end
+
+-- Whose turn is it, for up to `wanted` entries: slots in turn that have room.
+-- Room is counted in units of a message plus its whole KiB; one with room left takes any size.
+local function take_turns(entries)
+  local ring = call('LLEN', T)
+  if ring == 0 then return {}, 0 end
+  local slots, room, loaded = {}, {}, 0
+  local chosen, cursor, skipped = {}, 0, 0
+  local block = math.min(math.max(#entries, 8), MAX_MESSAGES)
+  while #chosen < #entries and skipped < ring do
+    local i = cursor % ring + 1
+    if i > loaded then
+      local more = call('LRANGE', T, loaded, loaded + block - 1)
+      local rooms = call('HMGET', M, unpack(more))
+      for k, slot in ipairs(more) do
+        slots[loaded + k], room[loaded + k] = slot, tonumber(rooms[k] or 0)
+      end
+      loaded = loaded + #more
+    end
+    if room[i] > 0 then
+      room[i] = room[i] - 1 - math.floor(#entries[#chosen + 1] / 1024)
+      chosen[#chosen + 1], skipped = i, 0
+    else
+      skipped = skipped + 1
+    end
+    cursor = cursor + 1
+  end
+  return chosen, (cursor - skipped) % ring, slots, room
+end
+
+local function rotate(slots, steps)
+  for i = 1, steps, MAX_MESSAGES do
+    call('RPUSH', T, unpack(slots, i, math.min(i + MAX_MESSAGES - 1, steps)))
+  end
+  call('LTRIM', T, steps, -1)
+end
+
+-- One chunk for one daemon; its chain of positions is its own.
+local function send_part(s, daemon, part)
+  local state = call('HGET', C, daemon)
+  if not state then return false end
+  local confirmed, bconfirmed, deadline, last = unpack_bytes(DAEMON, state)
+  local sizes, size = lengths(part.entries)
+  local pos = s.rpos + #part.entries
+  local chunk = table.concat({'r', pack(CHUNK, s.epoch, last, pos, size, #part.entries), daemon, sizes,
+    pack('>' .. string.rep('I4', #part.numbers), unpack(part.numbers)), table.concat(part.entries)})
+  call('ZADD', R, text(pos), chunk)
+  if call('PUBLISH', Q .. ':to:' .. daemon, chunk) == 0 then
+    call('ZREMRANGEBYSCORE', R, text(pos), text(pos))
+    return false
+  end
+  call('HSET', C, daemon, pack(DAEMON, confirmed, bconfirmed, deadline, pos))
+  s.rpos, s.out = pos, s.out + #part.entries
+  return true
+end
+
+-- Round robin: deal a prefix of the entries over the slots in strict turn.
+-- A daemon that is not listening gets nothing: its entries come back in second place.
+local function deal(s, entries)
+  local chosen, steps, slots, room = take_turns(entries)
+  if #chosen == 0 then return 0, {} end
+  local parts, order, touched = {}, {}, {}
+  for k, i in ipairs(chosen) do
+    local daemon, number = string.sub(slots[i], 1, 12), tonumber(string.sub(slots[i], 14))
+    local part = parts[daemon]
+    if not part then
+      part = {entries = {}, numbers = {}}
+      parts[daemon], order[#order + 1] = part, daemon
+    end
+    part.entries[#part.entries + 1], part.numbers[#part.numbers + 1] = entries[k], number
+    touched[i] = true
+  end
+  local refused = {}
+  for _, daemon in ipairs(order) do
+    if not send_part(s, daemon, parts[daemon]) then
+      for _, e in ipairs(parts[daemon].entries) do refused[#refused + 1] = e end
+    end
+  end
+  local values = {}
+  for i in pairs(touched) do
+    values[#values + 1], values[#values + 2] = slots[i], text(room[i])
+  end
+  for i = 1, #values, MAX_MESSAGES do
+    call('HSET', M, unpack(values, i, math.min(i + MAX_MESSAGES - 1, #values)))
+  end
+  rotate(slots, steps)
+  return #chosen, refused
+end
+
+-- Hand a prefix of the entries to the consumers by the queue's policy; how many went,
+-- and which of those came back because nobody was there.
+local function push(s, entries)
+  if not may_push(s) then return 0, {} end
+  if s.pol == 2 then return deal(s, entries) end
+  return push_to_all(s, entries), {}
+end
+
+-- The head of the waiting list, at most `wanted` entries or MAX_BYTES, without taking it.
+local function head_of_list(wanted)
+  local found, size, step = {}, 0, 1
+  while #found < wanted and size < MAX_BYTES do
+    local more = call('LRANGE', L, #found, math.min(#found + step, wanted) - 1)
+    if #more == 0 then break end
+    for _, e in ipairs(more) do
+      found[#found + 1] = e
+      size = size + #e
+    end
+    step = math.min(step * 2, 256)
+  end
+  return found
+end
+
+-- Push waiting messages to the consumers: at most one chunk's worth. True if any went.
+local function drain(s, now)
+  if not s.started or s.live <= now or not may_push(s) then return false end
+  local head = head_of_list(MAX_MESSAGES)
+  if #head == 0 then return false end
+  local entries, from = {}, {}
+  for i, e in ipairs(head) do
+    if not is_gone(e, now) then entries[#entries + 1], from[#entries + 1] = e, i end
+  end
+  local gone, refused = #entries, {}
+  if #entries > 0 then gone, refused = push(s, entries) end
+  local used = #head
+  if gone < #entries then used = from[gone + 1] - 1 end
+  if used > 0 then call('LTRIM', L, used, -1) end
+  put_back(refused)
+  return gone > #refused
+end
+
+local function daemons()
+  local all, flat = {}, call('HGETALL', C)
+  for i = 1, #flat, 2 do
+    local confirmed, bconfirmed, deadline, last = unpack_bytes(DAEMON, flat[i + 1])
+    all[flat[i]] = {confirmed = confirmed, bconfirmed = bconfirmed, deadline = deadline, last = last}
+  end
+  return all
+end
+
+local function drop_slots(daemon)
+  for _, slot in ipairs(call('HKEYS', M)) do
+    if string.sub(slot, 1, 12) == daemon then
+      call('LREM', T, 0, slot)
+      call('HDEL', M, slot)
+    end
+  end
+end
+
+-- Take back what was dealt to a daemon (nil: to any), newest first, MAX_MESSAGES or MAX_BYTES.
+-- True when nothing of it is left.
+local function reclaim_dealt(s, owner)
+  if s.out == 0 then return true end
+  local count, size, entries, rank = 0, 0, {}, 0
+  while count < MAX_MESSAGES and size < MAX_BYTES do
+    local chunk = call('ZREVRANGE', R, rank, rank)[1]
+    if not chunk then
+      put_back(entries)
+      return true
+    end
+    if owner == nil or string.sub(chunk, 34, 45) == owner then
+      local part = split(chunk)
+      local bytes = 0
+      for _, e in ipairs(part) do entries[#entries + 1] = e; bytes = bytes + #e end
+      call('ZREM', R, chunk)
+      count, size = count + #part, size + bytes
+      s.out = s.out - #part
+    else
+      rank = rank + 1
+    end
+  end
+  put_back(entries)
+  return false
+end
+
+-- Dealt chunks a daemon is through with, from ARGV[at]: how many, then for each its position,
+-- its number of messages, what of it is still in hand (a smaller chunk, or ""), how many of its
+-- entries come back undelivered, those entries. Idempotent: a chunk that has another number of
+-- messages now was dealt with before.
+local function settle(s, at)
+  local back = {}
+  for _ = 1, tonumber(ARGV[at]) do
+    local pos, n, rest, count = ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3], tonumber(ARGV[at + 4])
+    at = at + 4
+    local chunk = call('ZRANGEBYSCORE', R, pos, pos)[1]
+    local _, held
+    if chunk then _, _, _, _, held = unpack_bytes(CHUNK, chunk, 2) end
+    if held == n then
+      call('ZREM', R, chunk)
+      s.out = s.out - n
+      if rest ~= '' then
+        call('ZADD', R, pos, rest)
+        local _, _, _, _, kept = unpack_bytes(CHUNK, rest, 2)
+        s.out = s.out + kept
+      end
+      for i = 1, count do back[#back + 1] = ARGV[at + i] end
+    end
+    at = at + count
+  end
+  put_back(back)
+end
+
+-- Nobody is left: what nobody confirmed goes back to the head of the list.
+-- True when all is back; else call again (bounded as reclaim_dealt).
+local function reclaim_all(s)
+  local count, size = 0, 0
+  while count < MAX_MESSAGES and size < MAX_BYTES do
+    local chunk = call('ZREVRANGE', W, 0, 0)[1]
+    if not chunk then break end
+    local entries = split(chunk)
+    call('ZREM', W, chunk)
+    put_back(entries)
+    count, size = count + #entries, size + #chunk
+  end
+  if call('EXISTS', W) == 1 or not reclaim_dealt(s, nil) then return false end
+  call('DEL', C, T, M)
+  s.done, s.bdone, s.out, s.live = s.pos, s.bpos, 0, 0
+  return true
+end
+
+local function deserted(s, now)
+  return s.live <= now or call('PUBSUB', 'NUMSUB', Q .. ':out')[2] == 0
+end
+
+-- Before the list is looked at: if messages are out with daemons that are all gone, fetch them.
+-- False: call again.
+local function home(s, now)
+  if (s.pos == s.done and s.out == 0) or not deserted(s, now) then return true end
+  check_types()
+  return reclaim_all(s)
+end
+
+-- Forget daemons whose time is over; `look`: also those whose channel has no listener.
+-- Then done is what all others confirmed. False: some work of it is left for the next call.
+local function forget_dead(s, now, me, look)
+  local complete, live, done, bdone = true, 0, nil, nil
+  for name, d in pairs(daemons()) do
+    local dead = d.deadline <= now
+    if not dead and look and name ~= me then
+      dead = call('PUBSUB', 'NUMSUB', Q .. ':to:' .. name)[2] == 0
+    end
+    if dead and name ~= me then
+      drop_slots(name)
+      if reclaim_dealt(s, name) then
+        call('HDEL', C, name)
+      else
+        complete = false
+      end
+    else
+      live = math.max(live, d.deadline)
+      if done == nil or d.confirmed < done then done, bdone = d.confirmed, d.bconfirmed end
+    end
+  end
+  s.live = live
+  if done ~= nil and done > s.done then
+    s.done, s.bdone = done, bdone
+    call('ZREMRANGEBYSCORE', W, '-inf', text(done))
+  end
+  return complete
+end

@@ -1,0 +1,19 @@
+#!lua flags=no-writes
+-- Purpose: the numbers of a queue.
+-- Atomic: they belong to one moment.
+-- KEYS: the seven of common.lua
+-- ARGV: 2 how many of the newest waiting ids to add
+-- Returns: {waiting, st or "", pol or "", in flight, daemons, last id, newest id, ...}
+-- Messages that are out with daemons that are all gone count as waiting: a pop would find them.
+local now = clock()
+local s = load_state()
+local v = call('HMGET', Q, 'st', 'pol')
+local waiting, flight = call('LLEN', L), s.pos - s.done + s.out
+if flight > 0 and deserted(s, now) then waiting, flight = waiting + flight, 0 end
+local reply = {text(waiting), v[1] or '', v[2] or '', text(flight), call('HLEN', C), text(s.id)}
+local newest = tonumber(ARGV[2])
+if newest > 0 then
+  local entries = call('LRANGE', L, -math.min(newest, MAX_MESSAGES), -1)
+  for i = #entries, 1, -1 do reply[#reply + 1] = text(entry_id(entries[i])) end
+end
+return reply

@@ -1,0 +1,132 @@
+"""The delivery, played at random against a real store: nothing lost, nothing popped twice, order kept."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import pytest
+
+from restmq.message import Policy
+from tests.core.model import Daemon, World
+from tests.support import ValkeyServer
+
+RUNS = int(os.environ.get("RESTMQ_MODEL_RUNS", "320"))
+STEPS = 250
+FAULTS = {
+    "lose reply": 0.02,
+    "kill": 0.02,
+    "lose subscription": 0.04,
+    "forgotten": 0.01,
+    "slow": 0.2,
+}
+
+
+def some_daemon(world: World) -> Daemon | None:
+    return world.random.choice(world.daemons) if world.daemons else None
+
+
+def step(world: World, policies: list[Policy]) -> None:
+    pick = world.random.random
+    daemon = some_daemon(world)
+    if pick() < 0.35:
+        world.add(world.random.choice((1, 1, 2, 5, 40)))
+    if pick() < 0.06:
+        world.pop(world.random.choice((1, 1, 3)))
+    if pick() < 0.03:
+        world.set_started(pick() < 0.7)
+    if pick() < 0.02:
+        world.set_policy(world.random.choice(policies))
+    if len(world.daemons) < 3 and pick() < 0.1:
+        daemon = world.start_daemon()
+    if daemon is None:
+        return
+    if len(daemon.consumers) < 3 and pick() < 0.12:
+        world.attach(daemon)
+    if daemon.consumers and pick() < 0.04:
+        world.detach(daemon, world.random.choice(daemon.consumers))
+    if pick() < 0.3:
+        world.flush(daemon)
+    for _ in range(world.random.randrange(6)):
+        other = some_daemon(world)
+        assert other is not None
+        other.work() if pick() < 0.5 else other.listen()
+    world.now += world.random.choice((1, 5, 100))
+    if pick() < 0.05:
+        daemon.feed.tick()
+    if world.chance("lose subscription"):
+        world.note("lost subscription")
+        daemon.lose_subscription()
+    if world.chance("forgotten"):
+        world.note("forgotten")
+        world.now += 16000
+    if world.chance("kill"):
+        world.kill(daemon)
+
+
+def play(world: World, policies: list[Policy]) -> None:
+    world.set_policy(policies[0])
+    if world.random.random() < 0.5:
+        world.rates["slow"] = 0
+    for _ in range(STEPS):
+        step(world, policies)
+    world.set_started(True)
+    if not world.daemons or not any(d.consumers for d in world.daemons):
+        world.attach(world.start_daemon())
+    world.settle()
+
+
+def check(world: World, policies: list[Policy]) -> None:
+    received = Counter(i for _, listener in world.listeners for i in listener.received)
+    popped = Counter(world.popped)
+    assert all(n == 1 for n in popped.values()), "popped twice"
+    lost = set(world.added) - set(received) - set(popped)
+    if Policy.BROADCAST in policies:
+        lost -= world.died_with  # what was in the buffer of a consumer that fell behind
+    assert not lost, f"lost {sorted(lost)[:9]}"
+    waiting, flight = world.run("inspect", 0)[0], world.run("inspect", 0)[3]
+    assert (waiting, flight) == (b"0", b"0"), "all handed over, yet the store holds some"
+    assert world.store.zcard(world.queue_keys[2]) == world.store.zcard(world.queue_keys[3]) == 0
+    if not world.notes:
+        assert not any(daemon.feed.missed for daemon in world.daemons), "a gap without a fault"
+        assert not set(received) & set(popped), "popped and pushed without a fault"
+    if policies == [Policy.ROUNDROBIN] and not world.notes:
+        assert set(received.values()) <= {1}, "dealt twice without a fault"
+    if policies == [Policy.BROADCAST]:
+        check_broadcast(world)
+
+
+def check_broadcast(world: World) -> None:
+    """Every consumer: ids rise, and nothing that another one got in between is missing."""
+    everywhere = sorted({i for _, listener in world.listeners for i in listener.received})
+    for daemon, listener in world.listeners:
+        got = listener.received
+        assert len(got) == len(set(got)), "twice on one connection"
+        if got and not daemon.feed.missed:
+            if not world.rates["slow"]:  # else what hung with one that died may come late
+                assert got == sorted(got), "out of order"
+            between = {i for i in everywhere if got[0] <= i <= got[-1]}
+            assert between <= set(got), f"{daemon.name!r} missed {sorted(between - set(got))[:5]}"
+
+
+BOTH = [Policy.BROADCAST, Policy.ROUNDROBIN]
+KINDS = {"broadcast": BOTH[:1], "roundrobin": BOTH[1:], "both": BOTH}
+
+
+@pytest.mark.parametrize("faults", [False, True], ids=["calm", "faults"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("block", range(8))
+def test_random_lives(valkey: ValkeyServer, kind: str, faults: bool, block: int) -> None:
+    """Daemons come, go, die and lose connections; messages come out all the same."""
+    for run in range(RUNS // 48 + 1):
+        store = valkey.client()
+        seed = block * 1000 + run + list(KINDS).index(kind) * 100_000 + faults * 1_000_000
+        world = World(store, seed, faults, dict(FAULTS))
+        try:
+            play(world, KINDS[kind])
+            check(world, KINDS[kind])
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}; {dict(world.notes)}") from error
+        finally:
+            world.close()
+            store.close()
