@@ -1,0 +1,167 @@
+"""The broker: queues, consumers and the store behind one door."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet import task
+from twisted.internet.defer import Deferred, FirstError, ensureDeferred, gatherResults
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from restmq.core.delivery import Consumer
+from restmq.core.feeds import TICK_SECONDS, Feeds
+from restmq.core.queues import Queues
+from restmq.core.scripted import QueueScripts
+from restmq.errors import StoreError
+from restmq.message import Peeked, Policy, QueueInfo
+from restmq.redis.connection import Store
+from restmq.redis.keys import Keys
+from restmq.redis.pipeline import encode
+from restmq.redis.scripts import load
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+    from restmq.settings import Settings
+    from restmq.store_address import StoreAddress
+
+LEAVE_SECONDS = 3.0
+"""How long a stopping daemon tries to hand back what it has in hand."""
+
+LOOK_AT_ONCE = 500
+"""How many queues are looked at in one go by `Broker.inspect_all`."""
+
+
+class Broker:
+    """What the doors ask. Every operation fails with a StoreError when the store does not do it."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, settings: Settings) -> None:
+        """Nothing is connected before `start`; until then all operations fail with StoreAway."""
+        scripts = load()
+        self.daemon = secrets.token_hex(6).encode()
+        self._reactor = reactor
+        self.clock: IReactorTime = reactor
+        self._settings = settings
+        self._address: StoreAddress | None = None
+        self._store = Store(reactor, scripts.values())
+        named = settings.store_address
+        keys = Keys(settings.redis_prefix, named.db if named else 0)
+        queue_scripts = QueueScripts(keys, scripts)
+        self._queues = Queues(reactor, self._store, queue_scripts)
+        self._feeds = Feeds(self._store, queue_scripts, self.daemon)
+        self._ticking = task.LoopingCall(self._feeds.tick)
+        self._ticking.clock = reactor
+        self._store.on_ready = self._store_ready
+        self.add = self._queues.add
+        self.pop = self._queues.pop
+
+    def start(self, address: StoreAddress) -> None:
+        """Connect to the store, and stay connected."""
+        self._address = address
+        self._store.start(address)
+        self._ticking.start(TICK_SECONDS, now=False)
+
+    def stop(self) -> Deferred[None]:
+        """Hand back what consumers have not got, leave every queue, disconnect; fires then."""
+        return ensureDeferred(self._stop())
+
+    async def _stop(self) -> None:
+        if self._ticking.running:
+            self._ticking.stop()
+        self._feeds.leave_all()
+        deadline = self._reactor.seconds() + LEAVE_SECONDS
+        while not self._feeds.empty and self._store.ready and self._reactor.seconds() < deadline:
+            await task.deferLater(self._reactor, 0.01)
+        await self._store.stop()
+
+    # ---- messages: `add` and `pop` are those of Queues
+
+    def peek(self, queue: str) -> Deferred[Peeked | None]:
+        """The oldest message, left in its place; None if there is none."""
+        return self._queues.peek(queue)
+
+    def delete(self, queue: str, message_id: int) -> Deferred[bool]:
+        """Delete one waiting message; False if it is not there."""
+        return self._queues.delete(queue, message_id)
+
+    def purge(self, queue: str) -> Deferred[bool]:
+        """Delete all waiting messages and end the queue's streams on all daemons."""
+        return self._queues.purge(queue)
+
+    # ---- settings and numbers
+
+    def set_started(self, queue: str, started: bool) -> Deferred[None]:
+        """Stop or start the push to consumers, on all daemons."""
+        return self._queues.set_started(queue, started)
+
+    def set_policy(self, queue: str, policy: Policy) -> Deferred[None]:
+        """Broadcast or round robin, for what is pushed from now on."""
+        return self._queues.set_policy(queue, policy)
+
+    def inspect(self, queue: str) -> Deferred[QueueInfo]:
+        """The numbers of one queue; zeros and None for an unknown one."""
+        return self._queues.inspect(queue)
+
+    def newest(self, queue: str, count: int) -> Deferred[list[int]]:
+        """Ids of the newest waiting messages, newest first."""
+        return self._queues.newest(queue, count)
+
+    def queue_names(self) -> Deferred[list[str]]:
+        """All queues that ever got a message, sorted."""
+        return self._queues.names()
+
+    async def inspect_all(self) -> list[QueueInfo]:
+        """The numbers of all queues, sorted by name; each is of its own moment."""
+        found: list[QueueInfo] = []
+        names = await self.queue_names()
+        for start in range(0, len(names), LOOK_AT_ONCE):
+            asked = [self.inspect(name) for name in names[start : start + LOOK_AT_ONCE]]
+            found += await gatherResults(asked, consumeErrors=True).addErrback(_first_error)
+        return found
+
+    def ping(self) -> Deferred[None]:
+        """Fails with a StoreError when the store does not answer."""
+        done: Deferred[None] = Deferred()
+
+        def replied(reply: Any) -> None:
+            if isinstance(reply, StoreError):
+                done.errback(reply)
+            else:
+                done.callback(None)
+
+        self._store.send(encode(b"PING"), replied)
+        return done
+
+    @property
+    def description(self) -> str:
+        """The store in the words of the original's ``redis`` member."""
+        return f"<Redis Connection: {self._address or 'none'} - 3 connection(s)>"
+
+    # ---- consumers
+
+    def attach(self, queue: str, consumer: Consumer) -> None:
+        """Give the consumer what is pushed from the queue, until `detach`."""
+        self._feeds.attach(queue, consumer)
+
+    def detach(self, queue: str, consumer: Consumer) -> None:
+        """The consumer is gone; what it had in hand of dealt messages goes to others."""
+        self._feeds.detach(queue, consumer)
+
+    def drained(self, queue: str, consumer: Consumer) -> None:
+        """All that the consumer had in hand is with the kernel."""
+        self._feeds.drained(queue, consumer)
+
+    def _store_ready(self) -> None:
+        self._queues.reconnected()
+        self._feeds.store_back()
+
+
+def _first_error(failure: Failure) -> Failure:
+    """The error itself instead of gatherResults' wrapper."""
+    wrapper = failure.value
+    assert isinstance(wrapper, FirstError)
+    return wrapper.subFailure

@@ -1,0 +1,169 @@
+"""All feeds of this daemon, and the store's connections that serve them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.logger import Logger
+
+from restmq.core import commands
+from restmq.core.delivery import Consumer, Feed, Report
+from restmq.core.scripted import QueueScripts
+from restmq.errors import StoreError
+from restmq.redis.connection import Store
+from restmq.redis.pipeline import encode
+
+TICK_SECONDS = 5.0
+"""How often registrations are renewed and the dead are looked for; a third of the lease."""
+
+
+class Feeds:
+    """The port of every feed: subscriptions and scripts, one answer for each request."""
+
+    log = Logger()
+
+    def __init__(self, store: Store, scripts: QueueScripts, daemon: bytes) -> None:
+        """``daemon`` is this daemon's name, 12 bytes nobody else has."""
+        self._store = store
+        self._scripts = scripts
+        self._daemon = daemon
+        self._feeds: dict[str, Feed] = {}
+        self._by_channel: dict[bytes, Feed] = {}
+        self._awaited: dict[str, int] = {}
+        store.on_channel = self._channel
+        store.on_message = self._message
+
+    # ---- consumers
+
+    def attach(self, queue: str, consumer: Consumer) -> None:
+        """Give a consumer every message of the queue from now on."""
+        feed = self._feeds.get(queue)
+        if feed is None:
+            feed = self._feeds[queue] = Feed(queue, self)
+        feed.attach(consumer)
+
+    def detach(self, queue: str, consumer: Consumer) -> None:
+        """The consumer is gone."""
+        feed = self._feeds.get(queue)
+        if feed is not None:
+            feed.detach(consumer)
+            self._forget_if_idle(feed)
+
+    def drained(self, queue: str, consumer: Consumer) -> None:
+        """What the consumer had in hand is with the kernel."""
+        feed = self._feeds.get(queue)
+        if feed is not None:
+            feed.drained(consumer)
+
+    def tick(self) -> None:
+        """Every TICK_SECONDS."""
+        for feed in list(self._feeds.values()):
+            feed.tick()
+            self._forget_if_idle(feed)
+
+    def leave_all(self) -> None:
+        """The daemon ends: every consumer leaves, and what is not with a kernel goes back."""
+        for feed in list(self._feeds.values()):
+            for consumer in list(feed.consumers):
+                feed.detach(consumer)
+
+    @property
+    def empty(self) -> bool:
+        """Nothing is registered any more."""
+        return all(feed.idle for feed in self._feeds.values())
+
+    def _forget_if_idle(self, feed: Feed) -> None:
+        if feed.idle:
+            self._feeds.pop(feed.queue, None)
+            self._awaited.pop(feed.queue, None)
+
+    # ---- the port of the feeds
+
+    def subscribe(self, feed: Feed) -> None:
+        """Ask for both channels."""
+        channels = self._scripts.keys.channels(feed.queue, self._daemon)
+        for channel in channels:
+            self._by_channel[channel] = feed
+        if self._store.listen(encode(b"SUBSCRIBE", *channels)):
+            self._awaited[feed.queue] = self._awaited.get(feed.queue, 0) + len(channels)
+
+    def unsubscribe(self, feed: Feed) -> None:
+        """Leave both channels."""
+        channels = self._scripts.keys.channels(feed.queue, self._daemon)
+        for channel in channels:
+            self._by_channel.pop(channel, None)
+        self._store.listen(encode(b"UNSUBSCRIBE", *channels))
+
+    def join(self, feed: Feed, again: bool, slots: list[tuple[int, int]]) -> None:
+        """``join.lua``."""
+        arguments = commands.join_arguments(self._daemon, again, slots)
+        self._ask(feed, "join", arguments, lambda r: feed.joined(commands.join_answer(r)))
+
+    def window(self, feed: Feed, dealt: bool, after: int) -> None:
+        """``window.lua``."""
+        arguments = commands.window_arguments(self._daemon, dealt, after)
+        self._ask(
+            feed,
+            "window",
+            arguments,
+            lambda r: feed.window_read(dealt, commands.window_answer(r)),
+        )
+
+    def confirm(self, feed: Feed, report: Report) -> None:
+        """``confirm.lua``."""
+        self._ask(feed, "confirm", commands.confirm_arguments(self._daemon, report), feed.confirmed)
+
+    def leave(self, feed: Feed, report: Report) -> None:
+        """``leave.lua``, as often as it wants."""
+        arguments = commands.leave_arguments(self._daemon, report)
+
+        def answer(reply: int) -> None:
+            if reply == 0:
+                self._ask(feed, "leave", arguments, answer)
+                return
+            feed.left()
+            self._forget_if_idle(feed)
+
+        self._ask(feed, "leave", arguments, answer)
+
+    def _ask(
+        self, feed: Feed, script: str, arguments: list[bytes], answer: Callable[[Any], None]
+    ) -> None:
+        def replied(reply: Any) -> None:
+            if isinstance(reply, StoreError):
+                self.log.debug(
+                    "{script} of {queue}: {error}", script=script, queue=feed.queue, error=reply
+                )
+                feed.failed()
+            else:
+                answer(reply)
+
+        self._store.send(self._scripts.call(script, feed.queue, arguments), replied)
+
+    # ---- what the store's connections tell
+
+    def store_back(self) -> None:
+        """The command connection is new."""
+        for feed in list(self._feeds.values()):
+            feed.store_back()
+
+    def _channel(self, up: bool) -> None:
+        self._awaited.clear()
+        for feed in list(self._feeds.values()):
+            if up and any(True for _ in feed.consumers):
+                self.subscribe(feed)
+            elif not up:
+                feed.unsubscribed()
+
+    def _message(self, message: Any) -> None:
+        kind, channel, content = message
+        feed = self._by_channel.get(channel)
+        if feed is None:
+            return
+        if kind == b"message":
+            feed.received(content)
+        elif kind == b"subscribe":
+            left = self._awaited[feed.queue] = self._awaited.get(feed.queue, 0) - 1
+            if left == 0:
+                feed.subscribed()

@@ -1,0 +1,300 @@
+"""Connections to the store: connecting by txredisapi, talking by our own pipeline.
+
+A ``Store`` has three connections: one that carries all writes, so that the order of commands is
+the order of calls; one for slow reads; one that listens to channels. Each is made anew by itself
+when it breaks (0.05 to 1 s between tries). Nothing is sent twice: a command whose reply was lost
+fails with OutcomeUnknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import hiredis
+import txredisapi
+from twisted.internet import endpoints, ssl, task
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from restmq.errors import StoreAway, StoreError
+from restmq.redis.pipeline import Callback, Pipeline, encode
+from restmq.redis.scripts import Script
+from restmq.store_address import StoreAddress
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+
+REPLY_SECONDS = 5.0
+"""A server that owes a reply for so long is taken for dead."""
+
+CONNECT_SECONDS = 5
+
+
+class _Connection(txredisapi.RedisProtocol):
+    """One connection: AUTH, SELECT and the scripts first; usable when all of it is answered."""
+
+    log = Logger()
+
+    def __init__(self, owner: _Factory) -> None:
+        super().__init__()
+        self._owner = owner
+        self.pipeline = Pipeline(self._write, owner.clock.seconds)
+        self._watch: task.LoopingCall | None = None
+        self._refused = False
+
+    def _write(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(data)
+
+    def _abort(self) -> None:
+        """Close at once; `connectionLost` follows, and another connection."""
+        self.transport.abortConnection()  # type: ignore[union-attr]
+
+    def connectionMade(self) -> None:  # type: ignore[override]
+        """Say who we are; every reply must be good."""
+        set_no_delay = getattr(self.transport, "setTcpNoDelay", None)  # a unix socket has none
+        if set_no_delay is not None:
+            set_no_delay(True)
+        commands = self._owner.greeting()
+        left = len(commands)
+
+        def greeted(reply: Any) -> None:
+            nonlocal left
+            left -= 1
+            if isinstance(reply, StoreError):
+                if not self._refused:
+                    self._refused = True
+                    self._owner.refused(reply)
+                    self._abort()
+            elif left == 0 and not self._refused:
+                self._usable()
+
+        for command in commands:
+            self.pipeline.send(command, greeted)
+        self.pipeline.flush()
+        self._watch = task.LoopingCall(self._check_silence)
+        self._watch.clock = self._owner.clock
+        self._watch.start(1.0, now=False)
+
+    def _usable(self) -> None:
+        """Tell txredisapi, which then stops counting failures, and the store."""
+        self.connected = 1
+        self._ready = True
+        waiting, self._waiting_for_connect = self._waiting_for_connect, []
+        for deferred in waiting:
+            deferred.callback(self)
+        self._owner.usable(self)
+
+    def _check_silence(self) -> None:
+        if self.pipeline.silent_for() > REPLY_SECONDS:
+            self.log.error(
+                "the store owes a reply for {time} s: connecting anew", time=REPLY_SECONDS
+            )
+            self._abort()
+
+    def dataReceived(self, data: bytes, unpause: bool = False) -> None:
+        """Replies, in order."""
+        try:
+            self.pipeline.feed(data)
+        except hiredis.ProtocolError as error:
+            self.log.error("the store does not speak RESP: {error}", error=error)
+            self._abort()
+
+    def connectionLost(self, why: Failure = txredisapi.ConnectionError) -> None:  # type: ignore[assignment]
+        """Fail what was under way."""
+        if self._watch is not None and self._watch.running:
+            self._watch.stop()
+        self._owner.lost(self)
+        super().connectionLost(why)
+        self.pipeline.lost()
+
+
+class _Channel(_Connection):
+    """The connection that listens: after the greeting only subscriptions and messages."""
+
+    def dataReceived(self, data: bytes, unpause: bool = False) -> None:
+        """Greeting replies first, then what was published."""
+        if not self._ready:
+            super().dataReceived(data)
+            return
+        reader = self._reader_of_messages
+        reader.feed(data)
+        try:
+            message = reader.gets()
+            while message is not False:
+                self._owner.heard(message)
+                message = reader.gets()
+        except hiredis.ProtocolError as error:
+            self.log.error("the store does not speak RESP: {error}", error=error)
+            self._abort()
+
+    def _usable(self) -> None:
+        self._reader_of_messages = hiredis.Reader()
+        super()._usable()
+
+
+class _Factory(txredisapi.RedisFactory):
+    """Keeps one connection up; txredisapi does the trying again."""
+
+    log = Logger()
+    initialDelay = 0.05  # noqa: N815 - txredisapi's names
+    maxDelay = 1.0  # noqa: N815
+    factor = 2.0
+    jitter = 0.2
+    noisy = False
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        address: StoreAddress,
+        scripts: Iterable[Script],
+        changed: Callable[[_Factory], None],
+        heard: Callable[[Any], None] | None = None,
+    ) -> None:
+        """``changed`` is called when the connection is usable or lost; ``heard`` gets messages."""
+        super().__init__("restmq", None, 1, isLazy=True)
+        self.clock = clock
+        self.connection: _Connection | None = None
+        self._address = address
+        self._scripts = list(scripts)
+        self._changed = changed
+        self._heard = heard
+        self._complained = ""
+
+    def buildProtocol(self, addr: Any) -> _Connection:
+        """A connection that reports to us."""
+        connection = _Connection(self) if self._heard is None else _Channel(self)
+        connection.factory = self
+        connection.whenConnected().addCallback(self._connectionReady)
+        return connection
+
+    def greeting(self) -> list[bytes]:
+        """What a new connection says first."""
+        address, commands = self._address, []
+        if address.password is not None:
+            user = [address.username.encode()] if address.username else []
+            commands.append(encode(b"AUTH", *user, address.password.encode()))
+        if address.db:
+            commands.append(encode(b"SELECT", b"%d" % address.db))
+        commands.append(encode(b"CLIENT", b"SETNAME", b"restmq"))
+        commands += [encode(b"SCRIPT", b"LOAD", script.source) for script in self._scripts]
+        commands.append(encode(b"PING"))
+        return commands
+
+    def refused(self, error: StoreError) -> None:
+        """The server did not like the greeting: say so once for each reason."""
+        if str(error) != self._complained:
+            self._complained = str(error)
+            self.log.error(
+                "the store at {address} refuses us: {error}", address=self._address, error=error
+            )
+
+    def usable(self, connection: _Connection) -> None:
+        """The greeting is answered."""
+        self._complained = ""
+        self.connection = connection
+        self._changed(self)
+
+    def lost(self, connection: _Connection) -> None:
+        """The connection is gone; another one is being made unless we are stopping."""
+        if self.connection is connection:
+            self.connection = None
+            self._changed(self)
+
+    def heard(self, message: Any) -> None:
+        """A subscription was confirmed, or something was published."""
+        assert self._heard is not None
+        self._heard(message)
+
+
+class Store:
+    """The store as the broker sees it: send, read, listen."""
+
+    def __init__(self, reactor: Any, scripts: Iterable[Script]) -> None:
+        """Nothing is connected before `start`."""
+        self._reactor = reactor
+        self._scripts = list(scripts)
+        self._factories: list[_Factory] = []
+        self._flush_due = False
+        self.on_ready: Callable[[], None] = lambda: None
+        self.on_lost: Callable[[], None] = lambda: None
+        self.on_channel: Callable[[bool], None] = lambda up: None
+        self.on_message: Callable[[Any], None] = lambda message: None
+
+    def start(self, address: StoreAddress) -> None:
+        """Connect, and stay connected."""
+        clock, scripts = self._reactor, self._scripts
+        self._writes = _Factory(clock, address, scripts, self._writes_changed)
+        self._reads = _Factory(clock, address, scripts, lambda _: None)
+        self._channel = _Factory(clock, address, (), self._channel_changed, self.on_message)
+        self._factories = [self._writes, self._reads, self._channel]
+        for factory in self._factories:
+            factory.startConnecting(self._endpoint(address))
+
+    def _endpoint(self, address: StoreAddress) -> IStreamClientEndpoint:
+        if address.path is not None:
+            return endpoints.UNIXClientEndpoint(  # type: ignore[no-untyped-call]
+                self._reactor, address.path, CONNECT_SECONDS
+            )
+        tcp = endpoints.HostnameEndpoint(self._reactor, address.host, address.port, CONNECT_SECONDS)
+        if not address.tls:
+            return tcp
+        return endpoints.wrapClientTLS(ssl.optionsForClientTLS(address.host), tcp)
+
+    def stop(self) -> Deferred[None]:
+        """Send what has gathered, disconnect; fires when all connections are closed."""
+        self.flush()
+        done = gatherResults([factory.disconnect() for factory in self._factories])
+        return done.addCallback(lambda _: None)
+
+    @property
+    def ready(self) -> bool:
+        """Whether commands can be sent."""
+        return bool(self._factories) and self._writes.connection is not None
+
+    def send(self, command: bytes, callback: Callback) -> None:
+        """Send an encoded command; it leaves in this turn's one write, at the latest in the next turn.
+
+        The callback gets the reply or a StoreError; StoreAway at once when there is no connection.
+        """
+        self._send(self._writes if self._factories else None, command, callback)
+
+    def read(self, command: bytes, callback: Callback) -> None:
+        """As `send`, on the connection for slow reads."""
+        self._send(self._reads if self._factories else None, command, callback)
+
+    def _send(self, factory: _Factory | None, command: bytes, callback: Callback) -> None:
+        connection = factory.connection if factory is not None else None
+        if connection is None:
+            callback(StoreAway("no connection to the store"))
+            return
+        connection.pipeline.send(command, callback)
+        if not self._flush_due:
+            self._flush_due = True
+            self._reactor.callLater(0, self.flush)
+
+    def flush(self) -> None:
+        """Write what has gathered."""
+        self._flush_due = False
+        for factory in self._factories:
+            if factory.connection is not None:
+                factory.connection.pipeline.flush()
+
+    def listen(self, command: bytes) -> bool:
+        """SUBSCRIBE or UNSUBSCRIBE; False when there is no connection (it is asked anew then)."""
+        connection = self._channel.connection if self._factories else None
+        if connection is None or connection.transport is None:
+            return False
+        connection.transport.write(command)
+        return True
+
+    def _writes_changed(self, factory: _Factory) -> None:
+        if factory.connection is None:
+            self.on_lost()
+        else:
+            self.on_ready()
+
+    def _channel_changed(self, factory: _Factory) -> None:
+        self.on_channel(factory.connection is not None)
