@@ -1,0 +1,1 @@
+"""Decisions with no socket, clock or Redis in them."""
