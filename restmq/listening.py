@@ -1,0 +1,146 @@
+"""The places where the daemon listens, and one clear line for each reason why it can't."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NoReturn
+
+from twisted.internet import defer
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from restmq.hosts import ip_address
+from restmq.settings import LOOPBACK, ConfigError, Configuration, is_endpoint
+
+if TYPE_CHECKING:
+    from twisted.internet.posixbase import PosixReactorBase
+
+BACKLOG = 1024
+"""Connections that may wait to be accepted; the kernel has its own limit, somaxconn."""
+
+_WRONG = (ValueError, TypeError, LookupError)
+"""What Twisted raises for an endpoint string it can't make sense of."""
+
+
+class Listening:
+    """All ports of one daemon. ``open`` them before the reactor runs, ``close`` them first of all.
+
+    What comes in before the store answers is answered with 503, so the ports need not wait for it,
+    and a port that is taken is found before anything else was started.
+    """
+
+    log = Logger()
+
+    def __init__(self, reactor: PosixReactorBase, configuration: Configuration) -> None:
+        """Nothing is opened yet."""
+        self._reactor = reactor
+        self._places = configuration.settings.listen
+        self._port = configuration.settings.port
+        self._sources = configuration.sources
+        self.ports: list[IListeningPort] = []
+
+    def open(self, factory: IProtocolFactory) -> None:
+        """Listen everywhere. Raises ConfigError, one line that says what to do."""
+        for place in self._places:
+            try:
+                self._open(place, factory)
+            except _NoSuchAddress:
+                if place != "::1" or self._places != LOOPBACK:
+                    raise
+                self.log.info("this machine has no IPv6: not listening on ::1")
+
+    def close(self) -> defer.Deferred[None]:
+        """Stop listening everywhere; connections that are open stay so."""
+        closing = [defer.maybeDeferred(port.stopListening) for port in self.ports]
+        self.ports = []
+        return defer.DeferredList(closing, consumeErrors=True).addCallback(lambda _: None)
+
+    def log_where(self) -> None:
+        """Tell the operator where, in words that can be clicked on."""
+        for port in self.ports:
+            at = port.getHost()
+            if isinstance(at, IPv4Address | IPv6Address):
+                host = f"[{at.host}]" if ":" in at.host else at.host
+                self.log.info("listening on {host}:{port}", host=host, port=at.port)
+            else:
+                self.log.info("listening on {at}", at=getattr(at, "name", None) or at)
+
+    def _open(self, place: str, factory: IProtocolFactory) -> None:
+        if is_endpoint(place):
+            self._listen(place, self._endpoint(place), factory)
+            return
+        for address in self._addresses(place):
+            kind = TCP6ServerEndpoint if ":" in address else TCP4ServerEndpoint
+            self._listen(place, kind(self._reactor, self._port, BACKLOG, address), factory)
+
+    def _endpoint(self, place: str) -> IStreamServerEndpoint:
+        try:
+            endpoint: IStreamServerEndpoint = serverFromString(self._reactor, place)  # type: ignore[no-untyped-call]
+        except OSError as error:
+            raise self._error(place, f"{error.strerror}: {error.filename}") from None
+        except _WRONG as error:
+            raise self._error(place, f"Twisted can't use this endpoint: {error}") from None
+        except _tls_errors() as error:
+            raise self._error(place, f"no key and certificate in its files: {error}") from None
+        return endpoint
+
+    def _addresses(self, host: str) -> Iterator[str]:
+        if ip_address(host) is not None:
+            yield host
+            return
+        try:
+            found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise self._error(host, f"its address is not known: {error.strerror}") from None
+        yield from dict.fromkeys(str(address[0]) for *_, address in found)
+
+    def _listen(self, place: str, at: IStreamServerEndpoint, factory: IProtocolFactory) -> None:
+        outcome: list[IListeningPort | Failure] = []
+        at.listen(factory).addBoth(outcome.append)
+        if not outcome:
+            raise self._error(place, "an endpoint of this kind can't be used: it takes its time")
+        if isinstance(outcome[0], Failure):
+            self._refuse(place, outcome[0].value)
+        else:
+            self.ports.append(outcome[0])
+
+    def _refuse(self, place: str, problem: BaseException | None) -> NoReturn:
+        if isinstance(problem, CannotListenError):
+            problem = problem.socketError
+        number = problem.errno if isinstance(problem, OSError) else None
+        if number in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            raise _NoSuchAddress(str(self._error(place, "this machine has no such address")))
+        if isinstance(problem, OSError | ValueError | TypeError | LookupError):
+            raise self._error(place, self._reason(place, number, problem))
+        raise problem or AssertionError("a failure without a reason")
+
+    def _reason(self, place: str, number: int | None, problem: object) -> str:
+        if number == errno.EADDRINUSE:
+            other = "name another" if is_endpoint(place) else "give another --port"
+            return f"{self._what()} is taken: stop the program that has it, or {other}"
+        if number == errno.EACCES and not is_endpoint(place):
+            return f"{self._what()} needs a permission this user lacks: give a --port above 1023"
+        return f"can't listen there: {getattr(problem, 'strerror', None) or problem}"
+
+    def _what(self) -> str:
+        return f"port {self._port} ({self._sources['port']})"
+
+    def _error(self, place: str, reason: str) -> ConfigError:
+        text = f"listen {place} ({self._sources['listen']}): {reason}"
+        return ConfigError(" ".join(text.split()))
+
+
+class _NoSuchAddress(ConfigError):
+    """The machine has no such address, or no IPv6 at all."""
+
+
+def _tls_errors() -> tuple[type[Exception], ...]:
+    from OpenSSL import SSL, crypto  # noqa: PLC0415 - only for endpoints that got so far
+
+    return (SSL.Error, crypto.Error)

@@ -1,0 +1,333 @@
+"""``twistd restmq``: from the command line to running services.
+
+The order at the start: settings, access rules, ports, data folder, before the reactor runs; each can
+refuse with one line on standard error and exit code 1. Then the store, then the broker. Whoever
+connects before they answer gets 503, so an operator sees a taken port before a Valkey was started
+for nothing. The order at the end: ports, requests under way, broker, store.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twisted.application import service
+from twisted.internet import defer, task
+from twisted.internet.error import ReactorNotRunning
+from twisted.logger import Logger
+from twisted.python import usage
+from twisted.scripts._twistd_unix import ServerOptions, UnixApplicationRunner
+
+import restmq
+from restmq import install
+from restmq.acl_file import AclFile
+from restmq.errors import RestMQError, StoreError
+from restmq.listening import Listening
+from restmq.redis.embedded import EmbeddedStore
+from restmq.redis.server import StoreUnusable
+from restmq.rules.exposure import check_exposure
+from restmq.settings import FILES, OPTIONS, ConfigError, Configuration, Option, load
+from restmq.store_address import StoreAddress
+
+if TYPE_CHECKING:
+    from twisted.internet.posixbase import PosixReactorBase
+
+    from restmq.core.broker import Broker
+    from restmq.web.dispatcher import Dispatcher
+
+DRAIN_SECONDS = 1.0
+"""How long requests under way may take when the daemon ends; streams are cut then."""
+BROKER_SECONDS = 5.0
+"""How long the broker may take to hand back what it has in hand."""
+PATIENCE_SECONDS = 2.0
+"""A store that does not answer for so long after the start is worth a line in the log."""
+
+
+# -- the command line -----------------------------------------------------------------------------
+
+
+class Options(usage.Options):
+    """The options of ``twistd restmq`` and ``restmqd``, made from ``restmq.settings.OPTIONS``.
+
+    A mistake ends the program with one line on standard error and exit code 1.
+    """
+
+    longdesc = (
+        "Each option can also be an environment variable (RESTMQ_REDIS_HOST) or a key in the file "
+        "that --config names (redis-host). Options win over the environment, that over the file."
+    )
+
+    def __init__(self) -> None:
+        self._given: dict[str, list[str]] = {}
+        self._print = False
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def note(self, name: str, text: str) -> None:
+        """Remember what stood behind an option."""
+        self._given.setdefault(name, []).append(text)
+
+    def opt_config(self, path: str) -> None:
+        """TOML file with options [RESTMQ_CONFIG]"""
+        self.note("config", path)
+
+    def opt_print_config(self) -> None:
+        """Print each option, its value and where that came from, and exit"""
+        self._print = True
+
+    def opt_version(self) -> None:
+        """Print the version and exit"""
+        print(f"restmq {restmq.__version__}")
+        raise SystemExit(0)
+
+    def parseArgs(self, *arguments: str) -> None:
+        """Refuse what is no option."""
+        if arguments:
+            raise usage.UsageError(f"{arguments[0]!r} is no option; restmqd --help lists them")
+
+    def parseOptions(self, options: list[str] | None = None) -> None:
+        """Read the command line, the environment and the file they name."""
+        try:
+            super().parseOptions(options)  # type: ignore[no-untyped-call]
+        except (usage.UsageError, ConfigError) as error:
+            raise SystemExit(f"restmq: {error}") from None
+
+    def postOptions(self) -> None:
+        """Make ``configuration`` of what was given; print it and end, if that was asked for."""
+        self.configuration = _absolute(load(self._given, os.environ, _read_text))
+        if self._print:
+            print(self.configuration.describe(), end="")
+            raise SystemExit(0)
+
+
+def _add_handlers() -> None:
+    for option in OPTIONS:
+        _add_handler(option.name, option, option.about)
+    for name, option in FILES.items():
+        _add_handler(name, option, f"file that holds {option.name}")
+
+
+def _add_handler(name: str, option: Option, about: str) -> None:
+    def flag(self: Options) -> None:
+        self.note(name, "true")
+
+    def parameter(self: Options, text: str) -> None:
+        self.note(name, text)
+
+    handler: Callable[..., None] = flag if option.flag else parameter
+    default = f" [default: {option.default}]" if option.number or option.one_word else ""
+    handler.__doc__ = about + (", repeatable" if option.many else "") + default
+    setattr(Options, f"opt_{name.replace('-', '_')}", handler)
+
+
+_add_handlers()
+
+
+def _read_text(path: str) -> str:
+    return Path(path).read_text("utf-8")
+
+
+def _absolute(configuration: Configuration) -> Configuration:
+    """With a data folder that stays the same when twistd changes its own."""
+    settings = configuration.settings
+    try:
+        data_dir = Path.cwd() / settings.data_dir.expanduser()
+    except RuntimeError as error:  # "~nobody-of-that-name"
+        source = configuration.sources["data-dir"]
+        raise ConfigError(f"data-dir ({source}): {settings.data_dir}: {error}") from None
+    return replace(configuration, settings=replace(settings, data_dir=data_dir))
+
+
+# -- the services ---------------------------------------------------------------------------------
+
+
+def makeService(options: Options) -> service.IService:
+    """All services of a daemon, its ports open and its data folder taken.
+
+    SystemExit, one line and code 1, when that can't be.
+    """
+    from twisted.internet import reactor  # noqa: PLC0415 - twistd may install another one first
+
+    try:
+        return _make(reactor, options.configuration, sheds_privileges(options))  # type: ignore[arg-type]
+    except ModuleNotFoundError as error:
+        raise SystemExit(install.hint(error)) from None
+    except RestMQError as error:
+        raise SystemExit(f"restmq: {error}") from None
+
+
+def sheds_privileges(options: Options) -> bool:
+    """Whether twistd becomes another user later; the data folder must be made by that one."""
+    above = getattr(options, "parent", None)
+    return above is not None and above.get("uid") is not None
+
+
+def _make(reactor: PosixReactorBase, configuration: Configuration, sheds: bool) -> Daemon:
+    settings = configuration.settings
+    access = AclFile(reactor, settings.acl)
+    check_exposure(configuration, access.acl.restricts_anything)
+
+    from restmq.core.broker import Broker  # noqa: PLC0415 - the libraries may be missing
+    from restmq.web.application import make_application  # noqa: PLC0415
+
+    broker = Broker(reactor, settings)
+    application = make_application(settings, broker, access)
+    listening = Listening(reactor, configuration)
+    listening.open(application)
+    store = EmbeddedStore(reactor, settings) if settings.embedded else None
+    if store is not None and not sheds:
+        store.claim()
+    return Daemon(
+        reactor,
+        access=access,
+        listening=listening,
+        application=application,
+        broker=broker,
+        store=store,
+        address=settings.store_address,
+    )
+
+
+class Daemon(service.MultiService):
+    """The whole daemon: the watch on the access file as a child, and the rest in its order."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: PosixReactorBase,
+        *,
+        access: AclFile,
+        listening: Listening,
+        application: Dispatcher,
+        broker: Broker,
+        store: EmbeddedStore | None,
+        address: StoreAddress | None,
+    ) -> None:
+        """``address`` is the store somebody named; without one there is an embedded ``store``."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._reactor = reactor
+        self._listening = listening
+        self._application = application
+        self._broker = broker
+        self._store = store
+        self._address = address
+        access.setServiceParent(self)  # type: ignore[no-untyped-call]
+
+    def startService(self) -> None:
+        """Start the store and the broker, in the background."""
+        super().startService()  # type: ignore[no-untyped-call]
+        self._listening.log_where()
+        self._reactor.callWhenRunning(self._begin)
+
+    def _begin(self) -> None:
+        _end_on_signals(self._reactor)
+        defer.ensureDeferred(self._start()).addErrback(self._failed)
+
+    async def _start(self) -> None:
+        address = self._address
+        if self._store is not None:
+            address = StoreAddress(path=await self._store.start())
+        if not self.running or address is None:
+            return
+        self._broker.start(address)
+        await self._wait_for(address)
+
+    async def _wait_for(self, address: StoreAddress) -> None:
+        """Wait until the store answers, and tell the operator: once if not, and once when it does."""
+        begin, told = self._reactor.seconds(), False
+        while self.running:
+            try:
+                await self._broker.ping()
+            except StoreError as error:
+                if not told and self._reactor.seconds() - begin > PATIENCE_SECONDS:
+                    told = True
+                    self.log.error(
+                        "the store at {address} does not answer ({error}): start it, or mend "
+                        "--redis-host, --redis-port, --redis-url or the password; requests get 503 "
+                        "until it does",
+                        address=address,
+                        error=error,
+                    )
+                await task.deferLater(self._reactor, 0.05)
+            else:
+                self.log.info("the broker is ready, its store {address}", address=address)
+                return
+
+    def _failed(self, failure: Any) -> None:
+        if not self.running:
+            return
+        if failure.check(StoreUnusable):
+            self.log.critical("{reason}", reason=failure.value)
+        else:
+            self.log.failure("the daemon can't start", failure=failure)
+        atexit.register(_exit_with_one)
+        self._reactor.stop()
+
+    def stopService(self) -> defer.Deferred[None]:
+        """End everything in its order; fires when the embedded store has ended."""
+        return defer.ensureDeferred(self._stop())
+
+    async def _stop(self) -> None:
+        await defer.maybeDeferred(super().stopService)
+        try:
+            await self._listening.close()
+            await self._within(DRAIN_SECONDS, self._application.drain(), "requests under way")
+            await self._within(BROKER_SECONDS, defer.ensureDeferred(self._broker.stop()), "broker")
+        finally:
+            if self._store is not None:
+                await self._store.stopService()
+
+    async def _within(self, seconds: float, ending: defer.Deferred[None], what: str) -> None:
+        try:
+            await ending.addTimeout(seconds, self._reactor)
+        except defer.TimeoutError:
+            self.log.info("{what}: cut after {time} s", what=what, time=seconds)
+
+
+def _end_on_signals(reactor: PosixReactorBase) -> None:
+    """Let SIGTERM and SIGINT end the daemon with exit code 0; twistd would die of the signal."""
+
+    def end() -> None:
+        with contextlib.suppress(ReactorNotRunning):  # a second signal, while we end
+            reactor.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: reactor.callFromThread(end))
+
+
+def _exit_with_one() -> None:
+    """Leave with 1 after all has been tidied up: twistd has no exit code for what came later."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+# -- in the foreground ----------------------------------------------------------------------------
+
+
+class _Foreground(UnixApplicationRunner):
+    """Twistd's own runner, with our service in the place of a plug-in's."""
+
+    def __init__(self, config: ServerOptions, options: Options) -> None:
+        super().__init__(config)  # type: ignore[no-untyped-call]
+        self._options = options
+
+    def createOrGetApplication(self) -> Any:  # noqa: N802 - Twisted's name
+        application = service.Application("restmq")  # type: ignore[no-untyped-call]
+        parent = service.IServiceCollection(application)
+        makeService(self._options).setServiceParent(parent)  # type: ignore[no-untyped-call]
+        return application
+
+
+def run_in_foreground(options: Options) -> None:
+    """Run the daemon in this process until it ends."""
+    config = ServerOptions()  # type: ignore[no-untyped-call]
+    config.parseOptions(["--nodaemon", "--pidfile=", "--no_save", "--logfile=-"])  # type: ignore[no-untyped-call]
+    _Foreground(config, options).run()  # type: ignore[no-untyped-call]
