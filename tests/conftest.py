@@ -3,6 +3,7 @@
 ``valkey``         an empty Valkey; one server for each test process, emptied before each test
 ``start_valkey``   a factory of Valkeys of the test's own, for tests that stop or configure one
 ``daemon``         a factory of daemons: ``daemon("--jsonp")`` is one that answers
+``common_daemon``  one daemon for all tests of a test process, for those that mind their own queues
 ``tool``           ``tool("curl")`` is the path of curl; skips at home, fails in CI, without it
 
 What they give is described in ``tests/support.py``.
@@ -85,6 +86,21 @@ def daemon(tmp_path: Path) -> Iterator[StartDaemon]:
             return made.start() if start else made
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def common_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon with a Valkey of its own that many tests use: starting one costs a second or more.
+
+    Take a queue name that no other test has, and leave the daemon's settings and life alone.
+    """
+    with ExitStack() as stack:
+        server = ValkeyServer()
+        stack.callback(server.close)
+        server.start()
+        made = Daemon(tmp_path_factory.mktemp("common"), ("--redis-url", server.url), {})
+        stack.callback(made.close)
+        yield made.start("/readyz")
 
 
 @pytest.fixture
