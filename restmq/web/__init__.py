@@ -1,0 +1,1 @@
+"""HTTP: channel, handlers, pages."""

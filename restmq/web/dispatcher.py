@@ -1,0 +1,223 @@
+"""The application's base: finds the handler of a request, and keeps its connections.
+
+``cyclone.web.Application`` tries every route's pattern for every request and decodes what it
+finds loosely. Here the first segment of the path picks the few patterns that can match, and
+what they capture is decoded strictly, once for each different head of a connection.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+import cyclone.web
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from restmq.rules.acl import Acl
+from restmq.web.channel import Channel
+from restmq.web.endpoint import Endpoint
+from restmq.web.reply import error_reply
+from restmq.web.wire import Head, Limits, Refusal
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IAddress
+    from twisted.internet.protocol import Protocol
+
+    from restmq.settings import Settings
+
+log = Logger()
+
+Rule = (
+    tuple[str, type[cyclone.web.RequestHandler]]
+    | tuple[str, type[cyclone.web.RequestHandler], dict[str, Any]]
+)
+
+_FIRST_SEGMENT: Final = re.compile(r"/([A-Za-z0-9_-]*)(?:/|\$|\Z)")
+LONGEST_TICK: Final = 1.0
+
+
+class Found(NamedTuple):
+    """The handler of a request, and what its path says."""
+
+    handler_class: type[cyclone.web.RequestHandler]
+    arguments: Sequence[str | None]
+    options: dict[str, Any]
+
+
+class _Refused(Endpoint):
+    """Answers every request with one refusal: no such path, or one that is no UTF-8."""
+
+    def initialize(self, refusal: Refusal) -> None:  # type: ignore[override]
+        self.refusal = refusal
+
+    def _execute(self, transforms: Any, *args: Any, **kwargs: Any) -> None:
+        """Answer."""
+        self.exchange.reply(error_reply(self.refusal.status, self.refusal.why))
+
+    @classmethod
+    def check_head(cls, application: Any, head: Head, remote_ip: str, scheme: str) -> None:
+        """Raise the refusal."""
+        refusal: Refusal = head.route.options["refusal"]
+        raise refusal
+
+
+class Dispatcher(cyclone.web.Application):
+    """A table of routes, with the connections that use it.
+
+    ``routes`` are (pattern, handler class[, options]) and are tried in order. ``acl`` may be
+    replaced by another Acl at any time; ``broker`` and ``config`` are for the handlers.
+    ``clock`` counts idle connections' time while a port listens.
+    """
+
+    protocol = Channel
+
+    def __init__(
+        self,
+        routes: Iterable[Rule],
+        *,
+        broker: Any,
+        config: Settings,
+        acl: Acl,
+        clock: IReactorTime,
+    ) -> None:
+        super().__init__(list(routes), transforms=[])
+        self.broker = broker
+        self.config = config
+        self.acl = acl
+        self.limits = Limits.of(config)
+        self.channels: set[Channel] = set()
+        self.body_bytes = 0
+        self._said_full = False
+        self._clock = clock
+        self._ticker: LoopingCall | None = None
+        self._drained: list[Deferred[None]] = []
+        self._table = self._by_first_segment()
+
+    # -- routes --------------------------------------------------------------------------
+
+    def _by_first_segment(self) -> dict[str, list[cyclone.web.URLSpec]]:
+        """First segment of a path to the routes that can match; "*" has those for any."""
+        specs = [spec for _, handlers in self.handlers for spec in handlers]
+        segments = [_FIRST_SEGMENT.match(spec.regex.pattern) for spec in specs]
+        names = {match[1] for match in segments if match} | {"*"}
+        return {
+            name: [
+                spec
+                for spec, match in zip(specs, segments, strict=True)
+                if match is None or match[1] == name
+            ]
+            for name in names
+        }
+
+    def find(self, head: Head) -> Found:
+        """The handler for this head; one that refuses if there is none."""
+        segment = head.path[1:].partition("/")[0]
+        for spec in self._table.get(segment) or self._table["*"]:
+            match = spec.regex.match(head.path)
+            if match is not None:
+                return _found(spec, match)
+        return _refusing(404, "there is nothing here")
+
+    def __call__(self, request: Any) -> cyclone.web.RequestHandler:
+        """Have a request answered."""
+        head = request.head
+        found = head.route
+        if found is None:
+            found = head.route = self.find(head)
+        handler_class, arguments, options = found
+        handler: cyclone.web.RequestHandler = handler_class(self, request, **options)
+        handler._execute((), *arguments)
+        return handler
+
+    def check_head(self, head: Head, remote_ip: str, secure: bool) -> None:
+        """Raise Refusal if the request will be refused, whatever its body is."""
+        if head.route is None:
+            head.route = self.find(head)
+        handler_class = head.route.handler_class
+        if issubclass(handler_class, Endpoint):
+            handler_class.check_head(self, head, remote_ip, "https" if secure else "http")
+
+    # -- connections ---------------------------------------------------------------------
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        """A channel for a new connection; None, which closes it, when there are too many."""
+        if len(self.channels) >= self.limits.connections:
+            self._say_full()
+            return None
+        self._said_full = False
+        channel = Channel()
+        channel.factory = self
+        return channel
+
+    def _say_full(self) -> None:
+        """Warn once, and again when there was room in between."""
+        if not self._said_full:
+            self._said_full = True
+            log.warn("refusing connections: there are {count}", count=len(self.channels))
+
+    def connected(self, channel: Channel) -> None:
+        """A connection was made."""
+        self.channels.add(channel)
+
+    def disconnected(self, channel: Channel) -> None:
+        """A connection is gone."""
+        self.channels.discard(channel)
+        if not self.channels:
+            drained, self._drained = self._drained, []
+            for each in drained:
+                each.callback(None)
+
+    def startFactory(self) -> None:
+        """Begin to count idle time."""
+        tick = min(LONGEST_TICK, self.limits.idle_seconds / 5)
+        limit = max(1, round(self.limits.idle_seconds / tick))
+        self._ticker = LoopingCall(self.tick, limit)
+        self._ticker.clock = self._clock
+        self._ticker.start(tick, now=False)
+
+    def stopFactory(self) -> None:
+        """No port listens any more."""
+        if self._ticker is not None and self._ticker.running:
+            self._ticker.stop()
+
+    def drain(self) -> Deferred[None]:
+        """Close idle connections now, and the others once their request is answered.
+
+        Call it when no port listens any more. Fires when no connection is left; streams end
+        when their handlers end them, so give it a time limit.
+        """
+        done: Deferred[None] = Deferred()
+        if not self.channels:
+            done.callback(None)
+            return done
+        self._drained.append(done)
+        for channel in tuple(self.channels):
+            channel.drain()
+        return done
+
+    def tick(self, limit: int) -> None:
+        """Let every connection know that time passes."""
+        for channel in tuple(self.channels):
+            channel.tick(limit)
+
+
+def _found(spec: cyclone.web.URLSpec, match: re.Match[str]) -> Found:
+    try:
+        arguments = [_decoded(group) for group in match.groups()]
+    except UnicodeDecodeError:
+        return _refusing(400, "the path is not valid UTF-8")
+    return Found(spec.handler_class, arguments, spec.kwargs)
+
+
+def _decoded(group: str | None) -> str | None:
+    """Percent-decoded, ``+`` a space as the original had it. Raises UnicodeDecodeError."""
+    return None if group is None else unquote_to_bytes(group.replace("+", " ")).decode("utf-8")
+
+
+def _refusing(status: int, why: str) -> Found:
+    return Found(_Refused, (), {"refusal": Refusal(status, why)})
