@@ -307,7 +307,9 @@ class Feed:
         if reply.epoch != self.epoch:
             if self.epoch:
                 self.missed += 1
+            seen = self._seen  # what was published since may have come before this reply
             self._reset(reply.epoch)
+            self._seen = seen
         self._gone_slots.clear()
         self._gained.clear()
         if not reply.known:

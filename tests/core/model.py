@@ -119,8 +119,10 @@ class Daemon:
             if self.world.chance("lose reply"):
                 self.world.note("reply lost")
                 self.feed.store_back()
-            else:
+            elif self.world.random.random() < 0.5:
                 answer(reply)
+            else:  # what the script published may arrive before its reply
+                self.todo.appendleft(lambda: answer(reply))
 
         self.todo.append(carry_out)
 

@@ -64,11 +64,11 @@ def step(world: World, policies: list[Policy]) -> None:
         world.kill(daemon)
 
 
-def play(world: World, policies: list[Policy]) -> None:
+def play(world: World, policies: list[Policy], steps: int = STEPS) -> None:
     world.set_policy(policies[0])
     if world.random.random() < 0.5:
         world.rates["slow"] = 0
-    for _ in range(STEPS):
+    for _ in range(steps):
         step(world, policies)
     world.set_started(True)
     if not world.daemons or not any(d.consumers for d in world.daemons):
@@ -113,20 +113,34 @@ BOTH = [Policy.BROADCAST, Policy.ROUNDROBIN]
 KINDS = {"broadcast": BOTH[:1], "roundrobin": BOTH[1:], "both": BOTH}
 
 
+def live(valkey: ValkeyServer, seed: int, kind: str, faults: bool, steps: int) -> None:
+    with valkey.client() as store:
+        world = World(store, seed, faults, dict(FAULTS))
+        try:
+            play(world, KINDS[kind], steps)
+            check(world, KINDS[kind])
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}; {dict(world.notes)}") from error
+        finally:
+            world.close()
+
+
+def seed_of(kind: str, faults: bool, number: int) -> int:
+    return number + list(KINDS).index(kind) * 100_000 + faults * 1_000_000
+
+
 @pytest.mark.parametrize("faults", [False, True], ids=["calm", "faults"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("block", range(8))
 def test_random_lives(valkey: ValkeyServer, kind: str, faults: bool, block: int) -> None:
     """Daemons come, go, die and lose connections; messages come out all the same."""
     for run in range(RUNS // 48 + 1):
-        store = valkey.client()
-        seed = block * 1000 + run + list(KINDS).index(kind) * 100_000 + faults * 1_000_000
-        world = World(store, seed, faults, dict(FAULTS))
-        try:
-            play(world, KINDS[kind])
-            check(world, KINDS[kind])
-        except AssertionError as error:
-            raise AssertionError(f"seed {seed}: {error}; {dict(world.notes)}") from error
-        finally:
-            world.close()
-            store.close()
+        live(valkey, seed_of(kind, faults, block * 1000 + run), kind, faults, STEPS)
+
+
+@pytest.mark.parametrize("faults", [False, True], ids=["calm", "faults"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_short_lives(valkey: ValkeyServer, kind: str, faults: bool) -> None:
+    """Nothing later comes to the rescue: what the first steps leave behind shows."""
+    for run in range(RUNS // 4):
+        live(valkey, seed_of(kind, faults, 50_000 + run), kind, faults, 4 + run % 24)
