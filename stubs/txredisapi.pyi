@@ -6,12 +6,14 @@ Replies are Any: the store decides what they are, and ``restmq.redis`` turns the
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+from twisted.application.internet import ClientService as _ClientService
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
 version: str
+ClientService: type[_ClientService]
 
 class RedisError(Exception): ...
 class ConnectionError(RedisError): ...

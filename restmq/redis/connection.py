@@ -13,9 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import hiredis
 import txredisapi
+from twisted.application.internet import ClientService
 from twisted.internet import endpoints, ssl, task
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.logger import Logger
+from twisted.logger import (
+    FilteringLogObserver,
+    Logger,
+    LogLevel,
+    LogLevelFilterPredicate,
+    globalLogPublisher,
+)
 from twisted.python.failure import Failure
 
 from restmq.errors import StoreAway, StoreError
@@ -30,6 +37,18 @@ REPLY_SECONDS = 5.0
 """A server that owes a reply for so long is taken for dead."""
 
 CONNECT_SECONDS = 5
+
+
+class _QuietService(ClientService):
+    """Twisted's own, but one that does not log each of several tries a second."""
+
+    _log = Logger(
+        observer=FilteringLogObserver(globalLogPublisher, [LogLevelFilterPredicate(LogLevel.warn)])
+    )
+
+
+# txredisapi makes its ClientService by this name and offers no other way to choose one.
+txredisapi.ClientService = _QuietService
 
 
 class _Connection(txredisapi.RedisProtocol):
