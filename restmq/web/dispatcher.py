@@ -75,6 +75,7 @@ class Dispatcher(cyclone.web.Application):
     """
 
     protocol = Channel
+    noisy = False
 
     def __init__(
         self,

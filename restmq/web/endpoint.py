@@ -63,6 +63,8 @@ STATUS: Final[Mapping[type[RestMQError], int]] = {
 """The one table from errors to status codes; a subclass has the code of its parent."""
 
 RETRY: Final = (("Retry-After", "1"),)
+"""Where nothing happened. Not with OutcomeUnknown: trying again may do the thing twice."""
+
 NEEDS_PASSWORD: Final = ("WWW-Authenticate", 'Basic realm="RestMQ", charset="UTF-8"')
 CALLBACK: Final = re.compile(r"[A-Za-z_$][0-9A-Za-z_$]*(?:\.[A-Za-z_$][0-9A-Za-z_$]*)*")
 MAX_CALLBACK: Final = 128
@@ -337,5 +339,6 @@ def _foreseen(failure: Failure) -> Reply | None:
     for kind in type(error).__mro__:
         status = STATUS.get(kind)
         if status is not None:
-            return error_reply(status, str(error), RETRY if status == 503 else ())
+            again = status == 503 and not isinstance(error, OutcomeUnknown)
+            return error_reply(status, str(error), RETRY if again else ())
     return None
