@@ -23,6 +23,7 @@ import binascii
 import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping
+from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
 
 import cyclone.web
@@ -300,6 +301,8 @@ def check(application: Any, operation: Operation, head: Head, remote_ip: str, sc
 
 def _admit(application: Any, accesses: tuple[Access, ...], head: Head, remote_ip: str) -> None:
     acl, shown = application.acl, credentials(head)
+    if shown is None and accesses == (Access.WEBSOCKET,):
+        shown = cookie_credentials(head)
     if len(accesses) == 1:
         decision = acl.decide(accesses[0], remote_ip, shown)
     else:
@@ -323,6 +326,19 @@ def credentials(head: Head) -> tuple[str, str] | None:
         text = decoded.decode("utf-8")
     except UnicodeDecodeError:
         text = decoded.decode("latin-1")
+    return _name_and_password(text)
+
+
+def cookie_credentials(head: Head) -> tuple[str, str] | None:
+    """Name and password in the cookie ``auth``, as the original's WebSocket door took them."""
+    try:
+        cookie = SimpleCookie(dict.get(head.headers, "cookie", "")).get("auth")
+    except CookieError:
+        return None
+    return None if cookie is None else _name_and_password(cookie.value)
+
+
+def _name_and_password(text: str) -> tuple[str, str] | None:
     name, colon, password = text.partition(":")
     return (name, password) if colon else None
 

@@ -1,0 +1,59 @@
+"""The whole route table, and the application made of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from restmq.rules.acl import Acl
+from restmq.web.admin import Livez, Readyz
+from restmq.web.comet import Comet
+from restmq.web.commands import Commands, CommandsForAnyQueue
+from restmq.web.dispatcher import Dispatcher, Rule
+from restmq.web.pages import Jobs, Static
+from restmq.web.rest import (
+    Control,
+    ControlAll,
+    PolicyOf,
+    Queue,
+    Queues,
+    Root,
+    Stats,
+    StatsAll,
+)
+from restmq.web.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from restmq.acl_file import AclFile
+    from restmq.core.broker import Broker
+    from restmq.settings import Settings
+
+ROUTES: Final[tuple[Rule, ...]] = (
+    # pattern, handler             access: p(roducer), c(onsumer), comet, w(ebsocket), none
+    (r"/", Root),  #               GET c: pop ?queue=, or to the page; POST p: add
+    (r"/q/", Queues),  #           GET c: list as a page; POST, DELETE p: of the queue ''
+    (r"/q/(.+)", Queue),  #        GET c: pop; POST p: add; DELETE p: purge
+    (r"/queue", CommandsForAnyQueue),  # POST p or c, by command; GET none: to the help
+    (r"/queue/(.+)", Commands),  # POST p or c, by command
+    (r"/c/(.*)", Comet),  #        GET comet: stream
+    (r"/p/(.*)", PolicyOf),  #     GET c, POST p: broadcast or roundrobin
+    (r"/control/", ControlAll),  # GET c: status of all; POST p: of the queue ''
+    (r"/control/(.+)", Control),  # GET c: status; POST p: start or stop
+    (r"/stats/", StatsAll),  #     GET c: numbers of all queues
+    (r"/stats/(.+)", Stats),  #    GET c: numbers of one
+    (r"/j/(.*)", Jobs),  #         GET c: page of one queue
+    (r"/ws/(.*)", WebSocket),  #      GET w: push and echo
+    (r"/static/(.*)", Static),  #  GET none
+    (r"/livez", Livez),  #         GET none
+    (r"/readyz", Readyz),  #       GET none
+    (r"/health", Readyz),  #       GET none
+)
+"""Every path there is; any other is 404. The first segment is literal: it picks the pattern."""
+
+
+def make_application(settings: Settings, broker: Broker, access: AclFile | Acl) -> Dispatcher:
+    """The application for these settings; it follows the access file (an Acl stays as it is)."""
+    acl = access if isinstance(access, Acl) else access.acl
+    application = Dispatcher(ROUTES, broker=broker, config=settings, acl=acl, clock=broker.clock)
+    if not isinstance(access, Acl):
+        access.subscribe(lambda acl: setattr(application, "acl", acl))
+    return application

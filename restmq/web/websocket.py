@@ -1,0 +1,152 @@
+"""``/ws/NAME``: the WebSocket door of 2010, on autobahn.
+
+The handshake comes through the same port, origin and access checks as every request; then
+autobahn has the connection. Each pushed message is a text frame ``{"key", "value"}``; what the
+client sends comes back as it was (an echo). The close handshake ends the subscription.
+
+RFC 6455. No compression. Credentials: HTTP Basic, or the cookie ``auth=user:password``.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+
+from restmq.message import Message
+from restmq.web import historic
+from restmq.web.comet import StreamConsumer, bound_kernel_buffer
+from restmq.web.endpoint import Access, Endpoint, Reply, endpoint
+from restmq.web.transmit import Outlet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from restmq.web.wire import Head
+
+MAX_FRAME: Final = 1048576
+"""The longest message a client may send, in bytes; a longer one closes with 1009."""
+
+MAX_ECHO_BACKLOG: Final = 1048576
+"""Bytes a client may leave unread before it is cut off for sending without reading."""
+
+CLOSING_SECONDS: Final = 5
+
+
+def text_frame(message: Message) -> bytes:
+    """A message as an unmasked text frame (RFC 6455, section 5.2); the same for all clients."""
+    payload = historic.line(message)[:-2]
+    size = len(payload)
+    if size < 126:
+        return bytes((0x81, size)) + payload
+    if size < 65536:
+        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
+    return b"\x81\x7f" + size.to_bytes(8, "big") + payload
+
+
+class WebSocket(Endpoint):
+    """``/ws/NAME``."""
+
+    @endpoint(Access.WEBSOCKET)
+    def get(self, queue: str) -> Reply | None:
+        """Take the handshake, or refuse what is none as the original did."""
+        if self.request.headers.get("upgrade", "").lower() != "websocket":
+            return Reply(403, b"Expected WebSocket Headers")
+        bound_kernel_buffer(self.exchange.transport)
+        protocol = _Door(self.broker, queue, self.request.head)
+        protocol.factory = _factory(self.broker.clock)
+        self.exchange.take_over(protocol)
+        return None
+
+    @endpoint(Access.WEBSOCKET)
+    def post(self, queue: str) -> Reply:
+        """No handshake."""
+        return Reply(403, b"Expected WebSocket Headers")
+
+
+@cache
+def _factory(reactor: Any) -> WebSocketServerFactory:
+    """What all connections share. Who may connect was decided before: any origin is right here."""
+    factory = WebSocketServerFactory(reactor=reactor)  # type: ignore[no-untyped-call]
+    factory.setProtocolOptions(  # type: ignore[no-untyped-call]
+        webStatus=False,
+        failByDrop=False,
+        maxFramePayloadSize=MAX_FRAME,
+        maxMessagePayloadSize=MAX_FRAME,
+        closeHandshakeTimeout=CLOSING_SECONDS,
+        openHandshakeTimeout=CLOSING_SECONDS,
+    )
+    return factory
+
+
+def _head_bytes(head: Head) -> bytes:
+    """The request head again, from what was read and checked of it."""
+    fields = "".join(f"{name}: {value}\r\n" for name, value in head.headers.items())
+    return f"{head.method} {head.uri} HTTP/1.1\r\n{fields}\r\n".encode("latin-1")
+
+
+class _Way:
+    """A WebSocket as a stream's consumer sees its exchange."""
+
+    __slots__ = ("_close", "_outlet")
+
+    def __init__(self, outlet: Outlet, close: Callable[[], None]) -> None:
+        self._outlet = outlet
+        self._close = close
+
+    def send(self, data: bytes) -> bool:
+        """Send at once; False when some of it waits."""
+        return self._outlet.send(data)
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        """Call back once, when nothing waits."""
+        self._outlet.when_drained(callback)
+
+    def write(self, data: bytes) -> None:
+        """Send, or let it wait."""
+        self._outlet.send(data)
+
+    def finish(self) -> None:
+        """Begin the close handshake."""
+        self._close()
+
+
+class _Door(WebSocketServerProtocol):
+    """One client: an echo, and a consumer of the queue from the handshake to the close."""
+
+    def __init__(self, broker: Any, queue: str, head: Head) -> None:
+        super().__init__()
+        self._broker = broker
+        self._queue = queue
+        self._head = head
+        self._consumer: StreamConsumer | None = None
+
+    def connectionMade(self) -> None:
+        """The transport is ours: let autobahn read the handshake."""
+        super().connectionMade()
+        assert self.transport is not None
+        self._outlet = Outlet(self.transport)
+        self.dataReceived(_head_bytes(self._head))
+
+    def onOpen(self) -> None:
+        """The handshake is done: messages may come."""
+        way = _Way(self._outlet, self._queue_deleted)
+        self._consumer = StreamConsumer(self._broker, self._queue, way, text_frame)
+        self._broker.attach(self._queue, self._consumer)
+
+    def onMessage(self, payload: bytes, is_binary: bool) -> None:
+        """Echo; who sends and never reads is cut off."""
+        if self._outlet.backlog() > MAX_ECHO_BACKLOG:
+            self.dropConnection(abort=True)
+        else:
+            self.sendMessage(payload, is_binary)  # type: ignore[no-untyped-call]
+
+    def _queue_deleted(self) -> None:
+        self.sendClose(self.CLOSE_STATUS_CODE_NORMAL, "the queue was deleted")
+
+    def onClose(self, was_clean: bool, code: int | None, reason: str | None) -> None:
+        """The client closes, or is gone."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            consumer.left()

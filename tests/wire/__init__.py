@@ -1,0 +1,1 @@
+"""A real daemon over real sockets: what every route says on the wire."""
