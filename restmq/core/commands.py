@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from restmq.core.delivery import Joined, Report, Settled, Window
+from restmq.core.delivery import Hello, Joined, Report, Settled, Window
 from restmq.core.wire import decode_entry
 from restmq.message import Message, Peeked, Policy, QueueInfo
 
@@ -45,9 +45,16 @@ def _settled(settled: Sequence[Settled]) -> list[bytes]:
     return out
 
 
-def join_arguments(daemon: bytes, again: bool, slots: Sequence[tuple[int, int]]) -> list[bytes]:
-    """Slots are (number, room)."""
-    return [daemon, _number(LEASE_MS), b"again" if again else b"", *_slots(slots)]
+def _positions(report: Report) -> list[bytes]:
+    positions = (report.safe_pos, report.safe_bpos, report.pos, report.bpos)
+    return [_number(report.epoch), *map(_number, positions)]
+
+
+def join_arguments(daemon: bytes, hello: Hello) -> list[bytes]:
+    """The answer: see `join_answer`."""
+    known = (hello.epoch, hello.pos, hello.dealt_pos, hello.last_id)
+    again = b"again" if hello.again else b""
+    return [daemon, _number(LEASE_MS), again, *map(_number, known), *_slots(hello.slots)]
 
 
 def join_answer(reply: Any) -> Joined | None:
@@ -62,9 +69,7 @@ def confirm_arguments(daemon: bytes, report: Report) -> list[bytes]:
     return [
         daemon,
         _number(LEASE_MS),
-        _number(report.epoch),
-        _number(report.pos),
-        _number(report.bpos),
+        *_positions(report),
         b"look" if report.look else b"",
         _number(len(report.slots)),
         *_slots(report.slots),
@@ -74,13 +79,7 @@ def confirm_arguments(daemon: bytes, report: Report) -> list[bytes]:
 
 def leave_arguments(daemon: bytes, report: Report) -> list[bytes]:
     """The answer is 1 when done, 0 to call again."""
-    return [
-        daemon,
-        _number(report.epoch),
-        _number(report.pos),
-        _number(report.bpos),
-        *_settled(report.settled),
-    ]
+    return [daemon, *_positions(report), *_settled(report.settled)]
 
 
 def window_arguments(daemon: bytes, dealt: bool, after: int) -> list[bytes]:

@@ -12,16 +12,17 @@ The rules (see DESIGN.md, "Delivery"):
 * Only what came from the store, in the order of positions, is handed to consumers; the
   daemon that added a message does not deliver it by another way.
 * A chunk that does not follow on the last one is left alone and the window is read.
-* What was handed over is confirmed once per turn; what was not stays in the store. Broadcast
-  counts as handed over when it is with the kernel of one consumer at least, so that a daemon
-  whose consumers all hang holds messages in the store, and one that hangs delays nobody else.
+* What was handed over is confirmed once per turn; what was not stays in the store. A broadcast
+  message is done when every daemon has read it and it is with the kernel of one consumer at least,
+  wherever that is: where all hang messages stay in the store, and who hangs delays nobody else.
+* A consumer that comes gets what is with no kernel yet, so that it is not lost with those who hang.
 * A broadcast message goes to a connection once: when messages return to the queue after a
   fault, those it has had are left out for it. One it has not had comes late rather than never.
 * Round robin: a message is done when every byte of it is with the kernel; what a consumer
   that left still had in hand goes back to the queue.
 
-A crash of the daemon loses nothing of round robin that was not with a kernel, and of broadcast
-at most what was in the buffer of a consumer that fell behind the others.
+So a crash of the daemon loses nothing that was not with a kernel; a consumer of broadcast that
+falls behind the others may lose what is in its own buffer.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from restmq.core.wire import (
     chunk_head,
     chunk_numbers,
     decode_entry,
+    entry_id,
     smaller_chunk,
 )
 from restmq.message import Batch, Message
@@ -44,6 +46,11 @@ from restmq.message import Batch, Message
 ROOM = 1000
 """What a slot may hold of dealt messages, in units: one a message and one for each whole KiB."""
 
+HELD_BYTES, HELD_CHUNKS = 1048576, 64
+"""How much that comes on a channel is kept while the window is read."""
+
+REPORTED = 1000
+"""How many dealt chunks a confirm settles at most; the next one says the rest."""
 
 WINDOW = 6000
 """More than a broadcast window ever holds: IN_FLIGHT_MESSAGES and one chunk (common.lua)."""
@@ -57,6 +64,22 @@ class Consumer(Protocol):
 
     def end(self) -> None:
         """The queue was deleted: finish the response."""
+
+
+class Hello(NamedTuple):
+    """What a daemon says when it joins.
+
+    ``again``: it was registered before. The numbers are what it knows of the queue (epoch 0:
+    nothing); more than the store knows of itself proves that the store lost time. Slots are
+    (number, room).
+    """
+
+    again: bool
+    epoch: int
+    pos: int
+    dealt_pos: int
+    last_id: int
+    slots: list[tuple[int, int]]
 
 
 class Joined(NamedTuple):
@@ -92,9 +115,14 @@ class Settled(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What is said in a confirm or leave: positions, changed slots, dealt chunks."""
+    """What is said in a confirm or leave: positions, changed slots, dealt chunks.
+
+    Up to ``safe_pos`` everything is with a kernel, up to ``pos`` with consumers.
+    """
 
     epoch: int
+    safe_pos: int
+    safe_bpos: int
     pos: int
     bpos: int
     look: bool
@@ -111,7 +139,7 @@ class Port(Protocol):
     def unsubscribe(self, feed: Feed) -> None:
         """Stop listening; no answer."""
 
-    def join(self, feed: Feed, again: bool, slots: list[tuple[int, int]]) -> None:
+    def join(self, feed: Feed, hello: Hello) -> None:
         """``join.lua``; then `Feed.joined`."""
 
     def window(self, feed: Feed, dealt: bool, after: int) -> None:
@@ -142,12 +170,18 @@ class _Slot:
 
 
 class _Dealt:
-    """A dealt chunk in hand: which entries are not with a kernel yet, which go back."""
+    """A dealt chunk in hand: which entries are not with a kernel yet, which go back.
 
-    __slots__ = ("back", "chunk", "dirty", "entries", "messages", "numbers", "open", "pos")
+    ``charged``: the room that the store counts for our slots is less by these entries.
+    """
 
-    def __init__(self, chunk: bytes, head: ChunkHead) -> None:
+    __slots__ = (
+        "back", "charged", "chunk", "dirty", "entries", "messages", "numbers", "open", "pos",
+    )  # fmt: skip
+
+    def __init__(self, chunk: bytes, head: ChunkHead, charged: bool) -> None:
         self.chunk = chunk
+        self.charged = charged
         self.pos = head.pos
         self.messages = head.messages
         self.entries = chunk_entries(chunk)
@@ -167,6 +201,18 @@ class _Dealt:
         settled = Settled(self.pos, self.messages, rest, self.back)
         self.messages, self.back, self.dirty = len(kept), [], False
         return settled
+
+
+class _Handed:
+    """Broadcast messages that consumers were handed together; ``safe`` when a kernel has them."""
+
+    __slots__ = ("chunk", "ids", "pos", "safe")
+
+    def __init__(self, chunk: int, pos: int, ids: Sequence[int]) -> None:
+        self.chunk = chunk
+        self.pos = pos
+        self.ids = ids
+        self.safe = False
 
 
 def cost(entry: bytes) -> int:
@@ -198,10 +244,14 @@ class Feed:
         """Another life of the store: nothing that was known of positions holds."""
         self.epoch = epoch
         self.pos = self.bpos = self.dealt_pos = 0
-        self._confirmed_pos = 0
+        self._handed_pos = 0
+        self._reported_pos = self._reported_safe_pos = 0
         self._safe_pos = self._safe_bpos = 0
         self._last_id = 0
-        self._recent: deque[tuple[int, int, Sequence[int]]] = deque()
+        self._charged_from = 0
+        self._read_from = {False: 0, True: 0}
+        self._held: dict[bool, list[bytes]] = {False: [], True: []}
+        self._recent: deque[_Handed] = deque()
         self._chunks = 0
         for slot in self._slots.values():
             slot.had_chunks, slot.behind = 0, False
@@ -228,6 +278,7 @@ class Feed:
         self._slots[consumer] = self._by_number[slot.number] = slot
         if len(self._slots) == 1 and not self._subscribed:
             self._port.subscribe(self)
+        self._rewind()
         self._step()
 
     def detach(self, consumer: Consumer) -> None:
@@ -241,18 +292,16 @@ class Feed:
             self._gone_slots.append(slot.number)
         for dealt, index in slot.waiting:
             self._give_back(dealt, index)
-        self._hand_on()
         self._step()
 
-    def _hand_on(self) -> None:
-        """If those who had the last messages in hand are all gone, let the others have them.
+    def _rewind(self) -> None:
+        """What is with no kernel yet is still in the window: who has not had it shall have it.
 
-        They are still in the window; each consumer gets those it has not had.
+        So every consumer had all that is not safe, and what one of them has is safe.
         """
-        if self._slots and self._safe_pos < self.pos:
-            if not any(slot.behind for slot in self._slots.values()):
-                self.pos, self.bpos = self._safe_pos, self._safe_bpos
-                self._missing[False] = True
+        if self._safe_pos < self.pos:
+            self.pos, self.bpos = self._safe_pos, self._safe_bpos
+            self._missing[False] = True
 
     def drained(self, consumer: Consumer) -> None:
         """All that the consumer had in hand is with the kernel now."""
@@ -310,8 +359,7 @@ class Feed:
             seen = self._seen  # what was published since may have come before this reply
             self._reset(reply.epoch)
             self._seen = seen
-        self._gone_slots.clear()
-        self._gained.clear()
+        self._charged_from = reply.dealt_pos
         if not reply.known:
             self._forgotten(reply)
         if reply.pos > self.pos:
@@ -320,9 +368,14 @@ class Feed:
             self.pos, self.bpos = reply.pos, reply.bpos
         if reply.pos > self._safe_pos:
             self._safe_pos, self._safe_bpos = reply.pos, reply.bpos
-        self._confirmed_pos = reply.pos
+        self._reported_pos = self._reported_safe_pos = reply.pos
+        self._handed_pos = max(self._handed_pos, self.pos)
         self._missing[False] = max(reply.last_pos, self._seen[False]) > self.pos
         self._missing[True] = max(reply.dealt_pos, self._seen[True]) > self.dealt_pos
+        for dealt, missing in self._missing.items():
+            if not missing:
+                self._held[dealt].clear()
+        self._again = True  # join drains one chunk's worth; there may be more
 
     def _forgotten(self, reply: Joined) -> None:
         """The store took back what was dealt here, and went on without us."""
@@ -342,18 +395,43 @@ class Feed:
     def _take_window(self, dealt: bool, reply: Window) -> None:
         if not self._slots:  # all left while we read; `leave` gives it back
             return
+        if not dealt and self.pos < self._read_from[False]:  # rewound while we read: read again
+            return
+        before = self._at(dealt)
         for chunk in reply.chunks:
             head = chunk_head(chunk)
-            if head.pos <= self._at(dealt):
-                continue
-            if not dealt and head.prev > self.pos:
-                self.missed += head.prev - self.pos
-            self._deliver(chunk, head)
+            if head.pos > self._at(dealt):
+                self._deliver(chunk, head)
+        if not dealt and not reply.chunks and reply.reached > self.pos:
+            # What is left out is with a kernel of another daemon, or was purged.
+            self._count_missed(reply.reached)
+            self.pos = self._safe_pos = reply.reached
         self._missing[dealt] = reply.more
-        if not reply.more and self._seen[dealt] > self._at(dealt):
-            # It came by while we read, or it is no longer kept: ask what the store knows of us.
+        self._read_from[dealt] = reply.reached if reply.more else 0
+        if not reply.more:
+            self._take_held(dealt)
+            self._check_seen(dealt, before)
+
+    def _take_held(self, dealt: bool) -> None:
+        """Go on with what came on the channel while the window was read."""
+        held, self._held[dealt] = self._held[dealt], []
+        for chunk in held:
+            head = chunk_head(chunk)
+            if head.epoch == self.epoch and head.prev == self._at(dealt):
+                self._deliver(chunk, head)
+
+    def _check_seen(self, dealt: bool, before: int) -> None:
+        """More came by than was held: read on; if reading brought nothing, ask who we are."""
+        if self._seen[dealt] <= self._at(dealt):
+            return
+        if self._at(dealt) > before:
+            self._missing[dealt] = True
+        else:
             self._seen[dealt] = 0
             self._joined = False
+
+    def _count_missed(self, up_to: int) -> None:
+        self.missed += max(0, up_to - max(self.pos, self._handed_pos))
 
     def confirmed(self, result: int) -> None:
         """0: the store does not know us; 2: call again."""
@@ -384,16 +462,23 @@ class Feed:
         at = self._at(head.dealt)
         if not self._joined or head.epoch != self.epoch:
             self._seen[head.dealt] = max(self._seen[head.dealt], head.pos)
+            self._hold(head.dealt, data)
             if self._joined:
                 self._joined = False
                 self._step()
         elif head.pos > at:
             if head.prev != at or self._missing[head.dealt]:
                 self._seen[head.dealt] = max(self._seen[head.dealt], head.pos)
+                self._hold(head.dealt, data)
                 self._missing[head.dealt] = True
             else:
                 self._deliver(data, head)
             self._step()
+
+    def _hold(self, dealt: bool, chunk: bytes) -> None:
+        held = self._held[dealt]
+        if len(held) < HELD_CHUNKS and sum(map(len, held)) + len(chunk) <= HELD_BYTES:
+            held.append(chunk)
 
     # ---- handing over
 
@@ -403,29 +488,39 @@ class Feed:
     def _deliver(self, chunk: bytes, head: ChunkHead) -> None:
         if head.dealt:
             self.dealt_pos = head.pos
-            self._deal(_Dealt(chunk, head))
+            self._deal(_Dealt(chunk, head, head.pos > self._charged_from))
         elif self._slots:
+            self._count_missed(head.prev)
             self.pos, self.bpos = head.pos, head.bpos
+            self._handed_pos = max(self._handed_pos, self.pos)
             self._broadcast(chunk_entries(chunk))
 
     def _broadcast(self, entries: list[bytes]) -> None:
         messages = [decode_entry(self.queue, entry) for entry in entries]
         batch = Batch(messages, sum(map(len, entries)))
-        returned = messages[0].id <= self._last_id
+        parts = self._parts_of_returned(batch) if messages[0].id <= self._last_id else None
         with_a_kernel = False
         for slot in list(self._slots.values()):
-            part = batch
-            if returned:
-                new = self._not_had(slot, messages)
-                if not new:
-                    with_a_kernel |= not slot.behind
-                    continue
-                part = Batch(new, batch.size)
-            slot.behind = not slot.consumer.deliver(part)
+            part = batch if parts is None else parts[slot.had_chunks]
+            if part is not None:
+                slot.behind = not slot.consumer.deliver(part)
             with_a_kernel |= not slot.behind
         self._remember(messages)
         if with_a_kernel:
             self._safe()
+
+    def _parts_of_returned(self, batch: Batch) -> dict[int, Batch | None]:
+        """Messages that came before, by `_Slot.had_chunks`: what such a consumer has not had."""
+        parts: dict[int, Batch | None] = {}
+        by_oldest: dict[int, Batch | None] = {}
+        oldest = self._recent[0].chunk - 1 if self._recent else 0
+        for slot in self._slots.values():
+            since = max(slot.had_chunks, oldest)
+            if since not in by_oldest:
+                new = self._not_had(since, batch.messages)
+                by_oldest[since] = Batch(new, batch.size) if new else None
+            parts[slot.had_chunks] = by_oldest[since]
+        return parts
 
     def _remember(self, messages: list[Message]) -> None:
         """Keep the ids of as many messages as can come back: what a window holds at most."""
@@ -435,24 +530,30 @@ class Feed:
         ids: Sequence[int] = range(first, last + 1)
         if len(ids) != len(messages):
             ids = [message.id for message in messages]
-        self._recent.append((self._chunks, self.pos, ids))
-        while self._recent[0][1] < self.pos - WINDOW:
+        self._recent.append(_Handed(self._chunks, self.pos, ids))
+        while self._recent[0].pos < self.pos - WINDOW:
             self._recent.popleft()
 
-    def _not_had(self, slot: _Slot, messages: list[Message]) -> list[Message]:
-        """Those of the messages that neither this consumer was handed nor, before its time, another."""
+    def _not_had(self, had_chunks: int, messages: Sequence[Message]) -> list[Message]:
+        """Those that neither such a consumer was handed nor, before its time, a kernel had."""
         had: set[int] = set()
-        for chunk, pos, ids in self._recent:
-            if chunk > slot.had_chunks or pos <= self._safe_pos:
-                had.update(ids)
+        for handed in self._recent:
+            if handed.safe or handed.chunk > had_chunks:
+                had.update(handed.ids)
         return [message for message in messages if message.id not in had]
 
     def _safe(self) -> None:
         """One consumer has all that was handed over so far."""
+        for handed in reversed(self._recent):
+            if handed.pos <= self._safe_pos:
+                break
+            if handed.pos <= self.pos:
+                handed.safe = True
         self._safe_pos, self._safe_bpos = self.pos, self.bpos
 
     def _deal(self, dealt: _Dealt) -> None:
         self._dealt.append(dealt)
+        self._last_id = max(self._last_id, entry_id(dealt.entries[-1]))
         parts: dict[int, list[int]] = {}
         for index, number in enumerate(dealt.numbers):
             parts.setdefault(number, []).append(index)
@@ -477,7 +578,7 @@ class Feed:
     def _done(self, slot: _Slot, dealt: _Dealt, index: int) -> None:
         units = cost(dealt.entries[index])
         slot.used -= units
-        if slot.told:
+        if slot.told and dealt.charged:
             self._gained[slot.number] = self._gained.get(slot.number, 0) + units
         dealt.open.discard(index)
         dealt.dirty = True
@@ -506,24 +607,36 @@ class Feed:
     def _step_subscribed(self) -> None:
         if not self._joined:
             self._busy = True
-            for slot in self._slots.values():
-                slot.told = True
-            slots = [(slot.number, ROOM - slot.used) for slot in self._slots.values()]
-            again, self._registered = self._registered, True
-            self._port.join(self, again, slots)
+            hello = self._hello()
+            self._registered = True
+            self._port.join(self, hello)
         elif self._missing[False]:
             self._busy = True
+            self._read_from[False] = self.pos
             self._port.window(self, False, self.pos)
         elif self._missing[True]:
             self._busy = True
-            self._port.window(self, True, self.dealt_pos)
+            self._port.window(self, True, max(self.dealt_pos, self._read_from[True]))
         elif self._something_to_confirm():
             self._busy = True
             self._port.confirm(self, self._report())
 
+    def _hello(self) -> Hello:
+        """Join sets all slots anew: what they hold is counted then, and comes back as room later."""
+        self._gone_slots, self._gained = [], {}
+        for slot in self._slots.values():
+            slot.told = True
+            for dealt, _ in slot.waiting:
+                dealt.charged = True
+        slots = [(slot.number, ROOM - slot.used) for slot in self._slots.values()]
+        return Hello(
+            self._registered, self.epoch, self._handed_pos, self.dealt_pos, self._last_id, slots
+        )
+
     def _something_to_confirm(self) -> bool:
         return (
-            self._safe_pos > self._confirmed_pos
+            self._safe_pos > self._reported_safe_pos
+            or self.pos > self._reported_pos
             or self._renew
             or self._again
             or bool(self._gone_slots or self._gained or self._unanswered)
@@ -544,10 +657,20 @@ class Feed:
                 slots.append((slot.number, ROOM - slot.used))
         slots.extend(self._gained.items())
         self._gone_slots, self._gained = [], {}
-        self._unanswered.extend([dealt.settle() for dealt in self._dealt if dealt.dirty])
+        dirty = [dealt for dealt in self._dealt if dealt.dirty]
+        if self._slots:
+            del dirty[REPORTED:]
+        self._unanswered.extend([dealt.settle() for dealt in dirty])
         self._dealt = deque(dealt for dealt in self._dealt if dealt.messages)
         look, self._renew, self._again = self._renew, False, False
-        self._confirmed_pos = self._safe_pos
+        self._reported_pos, self._reported_safe_pos = self.pos, self._safe_pos
         return Report(
-            self.epoch, self._safe_pos, self._safe_bpos, look, slots, list(self._unanswered)
+            self.epoch,
+            self._safe_pos,
+            self._safe_bpos,
+            self.pos,
+            self.bpos,
+            look,
+            slots,
+            list(self._unanswered),
         )

@@ -8,9 +8,9 @@ from typing import Any
 from twisted.logger import Logger
 
 from restmq.core import commands
-from restmq.core.delivery import Consumer, Feed, Report
+from restmq.core.delivery import Consumer, Feed, Hello, Report
 from restmq.core.scripted import QueueScripts
-from restmq.errors import StoreError
+from restmq.errors import StoreError, StoreRefused
 from restmq.redis.connection import Store
 from restmq.redis.pipeline import encode
 
@@ -30,7 +30,7 @@ class Feeds:
         self._daemon = daemon
         self._feeds: dict[str, Feed] = {}
         self._by_channel: dict[bytes, Feed] = {}
-        self._awaited: dict[str, int] = {}
+        self._awaited: dict[bytes, int] = {}
         store.on_channel = self._channel
         store.on_message = self._message
 
@@ -76,7 +76,7 @@ class Feeds:
     def _forget_if_idle(self, feed: Feed) -> None:
         if feed.idle:
             self._feeds.pop(feed.queue, None)
-            self._awaited.pop(feed.queue, None)
+            self.unsubscribe(feed)
 
     # ---- the port of the feeds
 
@@ -86,18 +86,19 @@ class Feeds:
         for channel in channels:
             self._by_channel[channel] = feed
         if self._store.listen(encode(b"SUBSCRIBE", *channels)):
-            self._awaited[feed.queue] = self._awaited.get(feed.queue, 0) + len(channels)
+            self._awaited[channels[1]] = self._awaited.get(channels[1], 0) + 1
 
     def unsubscribe(self, feed: Feed) -> None:
-        """Leave both channels."""
+        """Leave both channels, if we listen to them or are about to."""
         channels = self._scripts.keys.channels(feed.queue, self._daemon)
-        for channel in channels:
-            self._by_channel.pop(channel, None)
-        self._store.listen(encode(b"UNSUBSCRIBE", *channels))
+        if self._by_channel.get(channels[0]) is feed:
+            for channel in channels:
+                del self._by_channel[channel]
+            self._store.listen(encode(b"UNSUBSCRIBE", *channels))
 
-    def join(self, feed: Feed, again: bool, slots: list[tuple[int, int]]) -> None:
+    def join(self, feed: Feed, hello: Hello) -> None:
         """``join.lua``."""
-        arguments = commands.join_arguments(self._daemon, again, slots)
+        arguments = commands.join_arguments(self._daemon, hello)
         self._ask(feed, "join", arguments, lambda r: feed.joined(commands.join_answer(r)))
 
     def window(self, feed: Feed, dealt: bool, after: int) -> None:
@@ -132,9 +133,8 @@ class Feeds:
     ) -> None:
         def replied(reply: Any) -> None:
             if isinstance(reply, StoreError):
-                self.log.debug(
-                    "{script} of {queue}: {error}", script=script, queue=feed.queue, error=reply
-                )
+                say = self.log.warn if isinstance(reply, StoreRefused) else self.log.debug
+                say("{script} of {queue}: {error}", script=script, queue=feed.queue, error=reply)
                 feed.failed()
             else:
                 answer(reply)
@@ -158,12 +158,18 @@ class Feeds:
 
     def _message(self, message: Any) -> None:
         kind, channel, content = message
-        feed = self._by_channel.get(channel)
-        if feed is None:
-            return
         if kind == b"message":
-            feed.received(content)
-        elif kind == b"subscribe":
-            left = self._awaited[feed.queue] = self._awaited.get(feed.queue, 0) - 1
-            if left == 0:
+            feed = self._by_channel.get(channel)
+            if feed is not None:
+                feed.received(content)
+        elif kind == b"subscribe" and channel in self._awaited:
+            self._confirmed_subscription(channel)
+
+    def _confirmed_subscription(self, channel: bytes) -> None:
+        """Confirmations come in order: the last one awaited is of the last SUBSCRIBE."""
+        self._awaited[channel] -= 1
+        if self._awaited[channel] == 0:
+            del self._awaited[channel]
+            feed = self._by_channel.get(channel)
+            if feed is not None:
                 feed.subscribed()

@@ -25,6 +25,9 @@ MAX_MESSAGES = 1000
 MAX_BYTES = 1048576
 """Bounds of one script call, as in common.lua; a single message may be larger."""
 
+LIFT = 1_000_000
+"""By how much ids rise when the store lost time (add.lua)."""
+
 T = TypeVar("T")
 
 
@@ -101,6 +104,8 @@ class Queues:
                     deferred.errback(reply)
                 return
             number = int(reply)
+            if floor and number > floor + LIFT:
+                self._store_forgot(queue)
             self._saw(queue, number + len(waiting) - 1)
             for deferred in waiting:
                 deferred.callback(number)
@@ -119,6 +124,11 @@ class Queues:
             self._listed.clear()
         self._listed.add(queue)
         self._store.send(encode(b"SADD", self._scripts.keys.shard(queue), queue.encode()), listed)
+
+    def _store_forgot(self, queue: str) -> None:
+        """The ids were lifted: the store lost time, and perhaps the list of queues."""
+        self._listed.clear()
+        self._list(queue)
 
     def reconnected(self) -> None:
         """It may be a store that forgot: list the queues anew. What ids were seen stays known."""

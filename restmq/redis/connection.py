@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 REPLY_SECONDS = 5.0
 """A server that owes a reply for so long is taken for dead."""
 
+QUIET_SECONDS = 2.0
+"""A channel on which nothing came for so long is asked whether it lives."""
+
 CONNECT_SECONDS = 5
 
 
@@ -59,9 +62,11 @@ class _Connection(txredisapi.RedisProtocol):
     def __init__(self, owner: _Factory) -> None:
         super().__init__()
         self._owner = owner
-        self.pipeline = Pipeline(self._write, owner.clock.seconds)
+        self.pipeline = Pipeline(self._write, owner.clock.seconds, self._load_scripts_again)
+        self._loading = False
         self._watch: task.LoopingCall | None = None
         self._refused = False
+        self._late = False
 
     def _write(self, data: bytes) -> None:
         assert self.transport is not None
@@ -107,11 +112,18 @@ class _Connection(txredisapi.RedisProtocol):
         self._owner.usable(self)
 
     def _check_silence(self) -> None:
-        if self.pipeline.silent_for() > REPLY_SECONDS:
+        """Once a second. After a pause of our own the reply may be here, unread: look twice."""
+        late = self._silent_for() > REPLY_SECONDS
+        if late and self._late:
             self.log.error(
                 "the store owes a reply for {time} s: connecting anew", time=REPLY_SECONDS
             )
             self._abort()
+        self._late = late
+
+    def _silent_for(self) -> float:
+        """For how many seconds the server has owed us a reply."""
+        return self.pipeline.silent_for()
 
     def dataReceived(self, data: bytes, unpause: bool = False) -> None:
         """Replies, in order."""
@@ -120,6 +132,20 @@ class _Connection(txredisapi.RedisProtocol):
         except hiredis.ProtocolError as error:
             self.log.error("the store does not speak RESP: {error}", error=error)
             self._abort()
+
+    def _load_scripts_again(self) -> None:
+        """Somebody said SCRIPT FLUSH. What was under way failed: sent again it would lose its order."""
+        if self._loading:
+            return
+        self._loading = True
+        self.log.warn("the store lost its scripts: loading them again")
+
+        def loaded(_: Any) -> None:
+            self._loading = False
+
+        for command in self._owner.scripts():
+            self.pipeline.send(command, loaded)
+        self.pipeline.flush()
 
     def connectionLost(self, why: Failure = txredisapi.ConnectionError) -> None:  # type: ignore[assignment]
         """Fail what was under way."""
@@ -131,19 +157,40 @@ class _Connection(txredisapi.RedisProtocol):
 
 
 class _Channel(_Connection):
-    """The connection that listens: after the greeting only subscriptions and messages."""
+    """The connection that listens: after the greeting only subscriptions and messages.
+
+    It asks for a sign of life when it hears nothing: else it would not notice that it is dead.
+    """
+
+    def __init__(self, owner: _Factory) -> None:
+        super().__init__(owner)
+        self._heard_at = owner.clock.seconds()
+        self._pinged_at: float | None = None
+
+    def _silent_for(self) -> float:
+        if not self._ready:
+            return super()._silent_for()
+        now = self._owner.clock.seconds()
+        if self._pinged_at is not None:
+            return now - self._pinged_at
+        if now - self._heard_at >= QUIET_SECONDS:
+            self._pinged_at = now
+            self._write(encode(b"PING"))
+        return 0.0
 
     def dataReceived(self, data: bytes, unpause: bool = False) -> None:
         """Greeting replies first, then what was published."""
         if not self._ready:
             super().dataReceived(data)
             return
+        self._heard_at, self._pinged_at = self._owner.clock.seconds(), None
         reader = self._reader_of_messages
         reader.feed(data)
         try:
             message = reader.gets()
             while message is not False:
-                self._owner.heard(message)
+                if isinstance(message, list) and len(message) == 3:  # else it is a PONG
+                    self._owner.heard(message)
                 message = reader.gets()
         except hiredis.ProtocolError as error:
             self.log.error("the store does not speak RESP: {error}", error=error)
@@ -198,9 +245,13 @@ class _Factory(txredisapi.RedisFactory):
         if address.db:
             commands.append(encode(b"SELECT", b"%d" % address.db))
         commands.append(encode(b"CLIENT", b"SETNAME", b"restmq"))
-        commands += [encode(b"SCRIPT", b"LOAD", script.source) for script in self._scripts]
+        commands += self.scripts()
         commands.append(encode(b"PING"))
         return commands
+
+    def scripts(self) -> list[bytes]:
+        """The commands that load the scripts."""
+        return [encode(b"SCRIPT", b"LOAD", script.source) for script in self._scripts]
 
     def refused(self, error: StoreError) -> None:
         """The server did not like the greeting: say so once for each reason."""

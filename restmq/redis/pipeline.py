@@ -27,6 +27,7 @@ _ERRORS = {
     "NOREPLICAS": StoreAway,
     "NOSCRIPT": StoreAway,
     "NOAUTH": StoreAway,
+    "BUSY": StoreAway,
     "NOPERM": StoreRefused,
 }
 
@@ -50,14 +51,28 @@ def store_error(text: str) -> StoreError:
 class Pipeline:
     """The commands under way on one connection."""
 
-    def __init__(self, write: Callable[[bytes], None], clock: Callable[[], float]) -> None:
-        """``write`` sends bytes; ``clock`` gives seconds."""
+    def __init__(
+        self,
+        write: Callable[[bytes], None],
+        clock: Callable[[], float],
+        scripts_gone: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``write`` sends bytes; ``clock`` gives seconds.
+
+        ``scripts_gone`` is called when the server does not know a script, before the callback is.
+        """
         self._write = write
         self._clock = clock
-        self._reader = hiredis.Reader(replyError=store_error)
+        self._reader = hiredis.Reader(replyError=self._error)
         self._out: list[bytes] = []
         self._waiting: deque[Callback] = deque()
         self._heard = 0.0
+        self._scripts_gone = scripts_gone
+
+    def _error(self, text: str) -> StoreError:
+        if text.startswith("NOSCRIPT"):
+            self._scripts_gone()
+        return store_error(text)
 
     def send(self, command: bytes, callback: Callback) -> None:
         """Put an encoded command into the stream; it leaves at the next `flush`."""

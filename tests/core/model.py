@@ -14,9 +14,9 @@ from collections.abc import Callable
 import valkey
 
 from restmq.core import commands
-from restmq.core.delivery import Feed, Report
-from restmq.core.wire import encode_payload
-from restmq.message import Batch, Policy
+from restmq.core.delivery import Feed, Hello, Report
+from restmq.core.wire import encode_payload, encode_ttls
+from restmq.message import Batch, Message, Policy
 from restmq.redis.keys import Keys
 from restmq.redis.scripts import load
 
@@ -24,18 +24,25 @@ SCRIPTS = load()
 QUEUE = "jobs"
 
 
-class Listener:
-    """A consumer: what it received, in order; a slow one holds dealt messages in hand."""
+def serial(message: Message) -> int:
+    """The number in a body counts what was added, also where the store lost time and ids jumped."""
+    return message.id if message.body is None else int(message.body.removeprefix(b"body "))
 
-    def __init__(self, slow: bool = False) -> None:
+
+class Listener:
+    """A consumer: what it received, in order; a slow one has it in hand for a while."""
+
+    def __init__(self, slow: bool = False, ended: Callable[[Listener], None] | None = None) -> None:
         self.slow = slow
+        self._leave = ended
         self.received: list[int] = []
         self.in_hand: list[int] = []
         self.ended = False
 
     def deliver(self, batch: Batch) -> bool:
-        ids = [m.id for m in batch.messages]
-        assert all(m.body == b"body %d" % m.id for m in batch.messages)
+        assert not self.ended, "handed something after its end"
+        assert all(m.body is not None for m in batch.messages), "handed something that is gone"
+        ids = [serial(m) for m in batch.messages]
         if self.slow:
             self.in_hand += ids
             return False
@@ -48,6 +55,8 @@ class Listener:
 
     def end(self) -> None:
         self.ended = True
+        if self._leave is not None:
+            self._leave(self)
 
 
 class Daemon:
@@ -58,6 +67,7 @@ class Daemon:
         self.name = b"daemon%06d" % number
         self.todo: deque[Callable[[], None]] = deque()
         self.channel: valkey.client.PubSub | None = None
+        self.heard: deque[bytes] = deque()
         self.feed = Feed(QUEUE, self)
         self.consumers: list[Listener] = []
 
@@ -85,12 +95,13 @@ class Daemon:
             return
         self.channel.close()
         self.channel = None
+        self.heard.clear()
         _out, to = self.world.keys.channels(QUEUE, self.name)
         while self.world.store.pubsub_numsub(to)[0][1]:
             pass
 
-    def join(self, feed: Feed, again: bool, slots: list[tuple[int, int]]) -> None:
-        arguments = commands.join_arguments(self.name, again, slots)
+    def join(self, feed: Feed, hello: Hello) -> None:
+        arguments = commands.join_arguments(self.name, hello)
         self._ask("join", arguments, lambda r: self.feed.joined(commands.join_answer(r)))
 
     def window(self, feed: Feed, dealt: bool, after: int) -> None:
@@ -137,13 +148,34 @@ class Daemon:
 
     def listen(self) -> bool:
         """Hand it one message of its channel."""
-        if self.channel is None:
+        if not self.heard:
+            self._hear()
+        if not self.heard:
             return False
-        message = self.channel.get_message(timeout=0)
-        if message is None or message["type"] != "message":
-            return False
-        self.feed.received(message["data"])
+        self.feed.received(self.heard.popleft())
         return True
+
+    def _hear(self) -> None:
+        """Fetch all that was published so far: a PONG comes behind it. So a seed is one story."""
+        if self.channel is None:
+            return
+        self.channel.ping()
+        while True:
+            message = self.channel.get_message(timeout=5)
+            assert message is not None
+            if message["type"] == "pong":
+                return
+            if message["type"] == "message":
+                self.heard.append(message["data"])
+
+    def lose_store(self) -> None:
+        """Every connection breaks: what was asked is not answered, and all begins anew."""
+        self.todo.clear()
+        self.hang_up()
+        self.feed.unsubscribed()
+        if self.consumers:
+            self.todo.append(self._subscribe)
+        self.feed.store_back()
 
     def lose_subscription(self) -> None:
         if self.channel is not None:
@@ -168,10 +200,12 @@ class World:
         self.born = 0
         self.listeners: list[tuple[Daemon, Listener]] = []
         self.added: list[int] = []
+        self.highest_id = 0
         self.popped: list[int] = []
         self.purged_up_to = 0
+        self.forgiven: set[int] = set()
+        self.saved: dict[bytes, bytes] = {}
         self.notes: Counter[str] = Counter()
-        self.died_with: set[int] = set()
 
     def client(self) -> valkey.Valkey:
         return valkey.Valkey(connection_pool=self.store.connection_pool)
@@ -194,20 +228,49 @@ class World:
     # ---- clients
 
     def add(self, count: int) -> None:
-        floor = self.added[-1] if self.added else 0
-        payloads = [encode_payload(b"body %d" % (floor + 1 + i), None) for i in range(count)]
-        first = int(self.run("add", floor, b"", *payloads))
-        assert first == floor + 1
+        first = (self.added[-1] if self.added else 0) + 1
+        ttls = [0] * count
+        if self.random.random() < self.rates.get("ttl", 0):
+            ttls = [self.random.choice((0, 1, 50, 5000)) for _ in range(count)]
+            self.forgiven.update(first + i for i, ttl in enumerate(ttls) if ttl)
+        payloads = [encode_payload(b"body %d" % (first + i), None) for i in range(count)]
+        got = int(self.run("add", self.highest_id, encode_ttls(ttls), *payloads))
+        assert got > self.highest_id, "ids rise"
+        assert "lost time" in self.notes or got == first
+        self.highest_id = got + count - 1
         self.added += range(first, first + count)
 
     def pop(self, count: int) -> int:
         got = 0
         while True:
             reply = commands.pop_answer(QUEUE, self.run("pop", count - got))
-            self.popped += [m.id for m in reply.messages]
+            self.popped += map(serial, reply.messages)
+            assert all(serial(m) > self.purged_up_to for m in reply.messages), "purged, yet popped"
             got += len(reply.messages)
             if not reply.again or got >= count:
                 return got
+
+    def purge(self) -> None:
+        self.note("purge")
+        self.run("purge")
+        self.purged_up_to = self.added[-1] if self.added else 0
+
+    def save(self) -> None:
+        """What a dump file would hold."""
+        keys = self.store.scan_iter(match=self.keys.prefix + b"*")
+        self.saved = {key: self.store.dump(key) for key in keys}
+
+    def lose_time(self, flush: bool) -> None:
+        """The store forgets all without a word, or restarts with what it had saved."""
+        self.note("lost time")
+        for key in self.store.scan_iter(match=self.keys.prefix + b"*"):
+            self.store.delete(key)
+        self.forgiven.update(self.added)
+        if not flush:
+            for key, value in self.saved.items():
+                self.store.restore(key, 0, value)
+            for daemon in self.daemons:
+                daemon.lose_store()
 
     def set_started(self, started: bool) -> None:
         self.run("status", "st", int(started))
@@ -226,19 +289,17 @@ class World:
     def kill(self, daemon: Daemon) -> None:
         self.note("kill")
         self.daemons.remove(daemon)
-        for listener in daemon.consumers:
-            self.died_with.update(listener.in_hand)
         daemon.hang_up()
 
     def attach(self, daemon: Daemon) -> None:
-        listener = Listener(slow=self.random.random() < self.rates.get("slow", 0))
+        slow = self.random.random() < self.rates.get("slow", 0)
+        listener = Listener(slow, lambda listener: self.detach(daemon, listener))
         daemon.consumers.append(listener)
         self.listeners.append((daemon, listener))
         daemon.feed.attach(listener)
 
     def detach(self, daemon: Daemon, listener: Listener) -> None:
         daemon.consumers.remove(listener)
-        self.died_with.update(listener.in_hand)
         daemon.feed.detach(listener)
 
     def flush(self, daemon: Daemon) -> None:

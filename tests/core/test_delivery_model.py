@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from restmq.core import delivery
 from restmq.message import Policy
 from tests.core.model import Daemon, World
 from tests.support import ValkeyServer
@@ -33,6 +34,12 @@ def step(world: World, policies: list[Policy]) -> None:
         world.add(world.random.choice((1, 1, 2, 5, 40)))
     if pick() < 0.06:
         world.pop(world.random.choice((1, 1, 3)))
+    if pick() < world.rates.get("purge", 0):
+        world.purge()
+    if pick() < world.rates.get("save", 0):
+        world.save()
+    if pick() < world.rates.get("lose time", 0):
+        world.lose_time(flush=pick() < 0.4)
     if pick() < 0.03:
         world.set_started(pick() < 0.7)
     if pick() < 0.02:
@@ -78,15 +85,14 @@ def play(world: World, policies: list[Policy], steps: int = STEPS) -> None:
 
 def check(world: World, policies: list[Policy]) -> None:
     received = Counter(i for _, listener in world.listeners for i in listener.received)
-    popped = Counter(world.popped)
+    popped = Counter(i for i in world.popped if i not in world.forgiven)
     assert all(n == 1 for n in popped.values()), "popped twice"
-    lost = set(world.added) - set(received) - set(popped)
-    if Policy.BROADCAST in policies:
-        lost -= world.died_with  # what was in the buffer of a consumer that fell behind
-    assert not lost, f"lost {sorted(lost)[:9]}"
+    lost = set(world.added) - set(received) - set(popped) - world.forgiven
+    assert not {i for i in lost if i > world.purged_up_to}, f"lost {sorted(lost)[:9]}"
     waiting, flight = world.run("inspect", 0)[0], world.run("inspect", 0)[3]
     assert (waiting, flight) == (b"0", b"0"), "all handed over, yet the store holds some"
     assert world.store.zcard(world.queue_keys[2]) == world.store.zcard(world.queue_keys[3]) == 0
+    check_slots(world)
     if not world.notes:
         assert not any(daemon.feed.missed for daemon in world.daemons), "a gap without a fault"
         assert not set(received) & set(popped), "popped and pushed without a fault"
@@ -96,8 +102,19 @@ def check(world: World, policies: list[Policy]) -> None:
         check_broadcast(world)
 
 
+def check_slots(world: World) -> None:
+    """Everybody who is there has a place in the turn, with all its room, and nobody else."""
+    *_, turn, room = world.queue_keys
+    slots = world.store.lrange(turn, 0, -1)
+    assert world.store.hgetall(room) == dict.fromkeys(slots, b"%d" % delivery.ROOM)
+    places = Counter(slot[:12] for slot in slots)
+    assert places == {d.name: len(d.consumers) for d in world.daemons if d.consumers}
+
+
 def check_broadcast(world: World) -> None:
     """Every consumer: ids rise, and nothing that another one got in between is missing."""
+    if "lost time" in world.notes or "purge" in world.notes:
+        return
     everywhere = sorted({i for _, listener in world.listeners for i in listener.received})
     for daemon, listener in world.listeners:
         got = listener.received
@@ -105,7 +122,7 @@ def check_broadcast(world: World) -> None:
         if got and not daemon.feed.missed:
             if not world.rates["slow"]:  # else what hung with one that died may come late
                 assert got == sorted(got), "out of order"
-            between = {i for i in everywhere if got[0] <= i <= got[-1]}
+            between = {i for i in everywhere if got[0] <= i <= got[-1]} - world.forgiven
             assert between <= set(got), f"{daemon.name!r} missed {sorted(between - set(got))[:5]}"
 
 
@@ -113,9 +130,11 @@ BOTH = [Policy.BROADCAST, Policy.ROUNDROBIN]
 KINDS = {"broadcast": BOTH[:1], "roundrobin": BOTH[1:], "both": BOTH}
 
 
-def live(valkey: ValkeyServer, seed: int, kind: str, faults: bool, steps: int) -> None:
+def live(
+    valkey: ValkeyServer, seed: int, kind: str, faults: bool, steps: int, **rates: float
+) -> None:
     with valkey.client() as store:
-        world = World(store, seed, faults, dict(FAULTS))
+        world = World(store, seed, faults, {**FAULTS, **rates})
         try:
             play(world, KINDS[kind], steps)
             check(world, KINDS[kind])
@@ -144,3 +163,33 @@ def test_short_lives(valkey: ValkeyServer, kind: str, faults: bool) -> None:
     """Nothing later comes to the rescue: what the first steps leave behind shows."""
     for run in range(RUNS // 4):
         live(valkey, seed_of(kind, faults, 50_000 + run), kind, faults, 4 + run % 24)
+
+
+@pytest.mark.parametrize("faults", [False, True], ids=["calm", "faults"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_lives_with_little_room(
+    valkey: ValkeyServer, kind: str, faults: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room that is lost stops a consumer for ever, room that grows drowns it."""
+    monkeypatch.setattr(delivery, "ROOM", 4)
+    for run in range(RUNS // 32 + 1):
+        live(valkey, seed_of(kind, faults, 60_000 + run), kind, faults, STEPS, slow=0.5)
+
+
+@pytest.mark.parametrize("faults", [False, True], ids=["calm", "faults"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_lives_with_purges_and_expiry(valkey: ValkeyServer, kind: str, faults: bool) -> None:
+    """What was purged is never popped; what has no time to live is not lost."""
+    for run in range(RUNS // 32 + 1):
+        seed = seed_of(kind, faults, 70_000 + run)
+        live(valkey, seed, kind, faults, STEPS, purge=0.02, ttl=0.3)
+
+
+@pytest.mark.parametrize("faults", [False, True], ids=["calm", "faults"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_lives_of_a_store_that_loses_time(valkey: ValkeyServer, kind: str, faults: bool) -> None:
+    """Flushed, or restarted with older data: what was added after that is not lost, ids rise."""
+    for run in range(RUNS // 32 + 1):
+        seed = seed_of(kind, faults, 80_000 + run)
+        rates = {"save": 0.05, "lose time": 0.02}
+        live(valkey, seed, kind, faults, STEPS, **rates)

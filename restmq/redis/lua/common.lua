@@ -10,12 +10,14 @@
 -- Chunk    kind 'b' or 'r', I7 epoch, I7 prev, I7 pos, I7 bpos, I4 n, owner (12 bytes),
 --          n x I4 entry lengths, kind 'r': n x I4 consumer numbers, entries.
 -- Position counts pushed messages (bpos: their bytes); a chunk covers prev+1 .. pos.
--- A daemon in :c: I7 confirmed pos, I7 confirmed bpos, I7 deadline ms, I7 last dealt pos.
+-- A daemon in :c: I7 safe pos, I7 bpos (up to there a kernel of its consumers has all), I7 taken
+-- pos, I7 bpos (up to there it read), I7 deadline ms (0: being taken apart), I7 last dealt pos.
 
 local Q, L, W, R, C, T, M = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local MAX_MESSAGES, MAX_BYTES = 1000, 1048576            -- of one call
+local STEP = 16                                          -- entries read before their size is known
 local IN_FLIGHT_MESSAGES, IN_FLIGHT_BYTES = 5000, 16777216  -- broadcast, unconfirmed
-local HEAD, CHUNK, DAEMON = '>I7I6I6', '>I7I7I7I7I4', '>I7I7I7I7'
+local HEAD, CHUNK, DAEMON = '>I7I6I6', '>I7I7I7I7I4', '>I7I7I7I7I7I7'
 local NOBODY = string.rep('-', 12)
 local call, pack, unpack_bytes = redis.call, struct.pack, struct.unpack
 
@@ -59,6 +61,20 @@ local function check_types()
       error({err = 'WRONGTYPE ' .. key .. ' is a ' .. kind .. ', not a ' .. KINDS[i]})
     end
   end
+end
+
+local function parse_daemon(bytes)
+  local safe, bsafe, taken, btaken, deadline, last = unpack_bytes(DAEMON, bytes)
+  return {safe = safe, bsafe = bsafe, taken = taken, btaken = btaken, deadline = deadline, last = last}
+end
+
+local function get_daemon(name)
+  local bytes = call('HGET', C, name)
+  return bytes and parse_daemon(bytes)
+end
+
+local function set_daemon(name, d)
+  call('HSET', C, name, pack(DAEMON, d.safe, d.bsafe, d.taken, d.btaken, d.deadline, d.last))
 end
 
 local function entry_id(e) return (unpack_bytes('>I7', e)) end
@@ -168,26 +184,56 @@ end
 
 -- One chunk for one daemon; its chain of positions is its own.
 local function send_part(s, daemon, part)
-  local state = call('HGET', C, daemon)
-  if not state then return false end
-  local confirmed, bconfirmed, deadline, last = unpack_bytes(DAEMON, state)
+  local d = get_daemon(daemon)
+  if not d then return false end
   local sizes, size = lengths(part.entries)
   local pos = s.rpos + #part.entries
-  local chunk = table.concat({'r', pack(CHUNK, s.epoch, last, pos, size, #part.entries), daemon, sizes,
+  local chunk = table.concat({'r', pack(CHUNK, s.epoch, d.last, pos, size, #part.entries), daemon, sizes,
     pack('>' .. string.rep('I4', #part.numbers), unpack(part.numbers)), table.concat(part.entries)})
   call('ZADD', R, text(pos), chunk)
   if call('PUBLISH', Q .. ':to:' .. daemon, chunk) == 0 then
     call('ZREMRANGEBYSCORE', R, text(pos), text(pos))
     return false
   end
-  call('HSET', C, daemon, pack(DAEMON, confirmed, bconfirmed, deadline, pos))
+  d.last = pos
+  set_daemon(daemon, d)
   s.rpos, s.out = pos, s.out + #part.entries
   return true
 end
 
+-- Take slots (a list) out of the turn; LREM walks the whole of it for each.
+local function remove_slots(gone)
+  if #gone == 0 then return end
+  for i = 1, #gone, MAX_MESSAGES do
+    call('HDEL', M, unpack(gone, i, math.min(i + MAX_MESSAGES - 1, #gone)))
+  end
+  if #gone <= 4 then
+    for _, slot in ipairs(gone) do call('LREM', T, 0, slot) end
+    return
+  end
+  local is_gone_slot, kept = {}, {}
+  for _, slot in ipairs(gone) do is_gone_slot[slot] = true end
+  for _, slot in ipairs(call('LRANGE', T, 0, -1)) do
+    if not is_gone_slot[slot] then kept[#kept + 1] = slot end
+  end
+  call('DEL', T)
+  for i = 1, #kept, MAX_MESSAGES do
+    call('RPUSH', T, unpack(kept, i, math.min(i + MAX_MESSAGES - 1, #kept)))
+  end
+end
+
+local function drop_slots(daemon)
+  local gone = {}
+  for _, slot in ipairs(call('HKEYS', M)) do
+    if string.sub(slot, 1, 12) == daemon then gone[#gone + 1] = slot end
+  end
+  remove_slots(gone)
+end
+
 -- Round robin: deal a prefix of the entries over the slots in strict turn.
--- A daemon that is not listening gets nothing: its entries come back in second place.
-local function deal(s, entries)
+-- A daemon that is not listening gets nothing: its entries come back in second place, and it has
+-- no more turn until it joins again.
+local function deal_once(s, entries)
   local chosen, steps, slots, room = take_turns(entries)
   if #chosen == 0 then return 0, {} end
   local parts, order, touched = {}, {}, {}
@@ -201,9 +247,10 @@ local function deal(s, entries)
     part.entries[#part.entries + 1], part.numbers[#part.numbers + 1] = entries[k], number
     touched[i] = true
   end
-  local refused = {}
+  local refused, deaf = {}, {}
   for _, daemon in ipairs(order) do
     if not send_part(s, daemon, parts[daemon]) then
+      deaf[#deaf + 1] = daemon
       for _, e in ipairs(parts[daemon].entries) do refused[#refused + 1] = e end
     end
   end
@@ -215,7 +262,21 @@ local function deal(s, entries)
     call('HSET', M, unpack(values, i, math.min(i + MAX_MESSAGES - 1, #values)))
   end
   rotate(slots, steps)
+  for _, daemon in ipairs(deaf) do drop_slots(daemon) end
   return #chosen, refused
+end
+
+-- The same, and what one daemon refused goes to the others; each round leaves fewer of them.
+local function deal(s, entries)
+  local sent, refused = deal_once(s, entries)
+  local back = {}
+  while #refused > 0 do
+    table.sort(refused, function(a, b) return entry_id(a) < entry_id(b) end)
+    local again, still = deal_once(s, refused)
+    for i = again + 1, #refused do back[#back + 1] = refused[i] end
+    refused = still
+  end
+  return sent, back
 end
 
 -- Hand a prefix of the entries to the consumers by the queue's policy; how many went,
@@ -226,22 +287,22 @@ local function push(s, entries)
   return push_to_all(s, entries), {}
 end
 
--- The head of the waiting list, at most `wanted` entries or MAX_BYTES, without taking it.
+-- The head of the waiting list, at most `wanted` entries or MAX_BYTES and one, without taking it.
 local function head_of_list(wanted)
-  local found, size, step = {}, 0, 1
-  while #found < wanted and size < MAX_BYTES do
-    local more = call('LRANGE', L, #found, math.min(#found + step, wanted) - 1)
+  local found, size = {}, 0
+  while #found < wanted do
+    local more = call('LRANGE', L, #found, math.min(#found + STEP, wanted) - 1)
     if #more == 0 then break end
     for _, e in ipairs(more) do
+      if size >= MAX_BYTES then return found end
       found[#found + 1] = e
       size = size + #e
     end
-    step = math.min(step * 2, 256)
   end
   return found
 end
 
--- Push waiting messages to the consumers: at most one chunk's worth. True if any went.
+-- Push waiting messages to the consumers: at most one chunk's worth. True if there may be more.
 local function drain(s, now)
   if not s.started or s.live <= now or not may_push(s) then return false end
   local head = head_of_list(MAX_MESSAGES)
@@ -256,51 +317,35 @@ local function drain(s, now)
   if gone < #entries then used = from[gone + 1] - 1 end
   if used > 0 then call('LTRIM', L, used, -1) end
   put_back(refused)
-  return gone > #refused
+  return used > #refused
 end
 
 local function daemons()
   local all, flat = {}, call('HGETALL', C)
-  for i = 1, #flat, 2 do
-    local confirmed, bconfirmed, deadline, last = unpack_bytes(DAEMON, flat[i + 1])
-    all[flat[i]] = {confirmed = confirmed, bconfirmed = bconfirmed, deadline = deadline, last = last}
-  end
+  for i = 1, #flat, 2 do all[flat[i]] = parse_daemon(flat[i + 1]) end
   return all
 end
 
-local function drop_slots(daemon)
-  for _, slot in ipairs(call('HKEYS', M)) do
-    if string.sub(slot, 1, 12) == daemon then
-      call('LREM', T, 0, slot)
-      call('HDEL', M, slot)
-    end
-  end
-end
-
--- Take back what was dealt to a daemon (nil: to any), newest first, MAX_MESSAGES or MAX_BYTES.
--- True when nothing of it is left.
-local function reclaim_dealt(s, owner)
-  if s.out == 0 then return true end
-  local count, size, entries, rank = 0, 0, {}, 0
-  while count < MAX_MESSAGES and size < MAX_BYTES do
-    local chunk = call('ZREVRANGE', R, rank, rank)[1]
+-- Take back what was dealt to a daemon (nil: to any) from position d.last down, which is lowered:
+-- MAX_MESSAGES of it, looking at MAX_MESSAGES chunks or MAX_BYTES. True when nothing of it is left.
+local function reclaim_dealt(s, owner, d)
+  local count, size, looked, entries, complete = 0, 0, 0, {}, s.out == 0
+  while not complete and count < MAX_MESSAGES and size < MAX_BYTES and looked < MAX_MESSAGES do
+    local chunk = call('ZREVRANGEBYSCORE', R, text(d.last), '-inf', 'LIMIT', 0, 1)[1]
     if not chunk then
-      put_back(entries)
-      return true
-    end
-    if owner == nil or string.sub(chunk, 34, 45) == owner then
-      local part = split(chunk)
-      local bytes = 0
-      for _, e in ipairs(part) do entries[#entries + 1] = e; bytes = bytes + #e end
-      call('ZREM', R, chunk)
-      count, size = count + #part, size + bytes
-      s.out = s.out - #part
+      complete = true
     else
-      rank = rank + 1
+      local _, _, pos, _, n = unpack_bytes(CHUNK, chunk, 2)
+      looked, size, d.last = looked + 1, size + #chunk, pos - 1
+      if owner == nil or string.sub(chunk, 34, 45) == owner then
+        for _, e in ipairs((split(chunk))) do entries[#entries + 1] = e end
+        call('ZREM', R, chunk)
+        count, s.out = count + n, s.out - n
+      end
     end
   end
   put_back(entries)
-  return false
+  return complete
 end
 
 -- Dealt chunks a daemon is through with, from ARGV[at]: how many, then for each its position,
@@ -342,7 +387,7 @@ local function reclaim_all(s)
     put_back(entries)
     count, size = count + #entries, size + #chunk
   end
-  if call('EXISTS', W) == 1 or not reclaim_dealt(s, nil) then return false end
+  if call('EXISTS', W) == 1 or not reclaim_dealt(s, nil, {last = s.rpos}) then return false end
   call('DEL', C, T, M)
   s.done, s.bdone, s.out, s.live = s.pos, s.bpos, 0, 0
   return true
@@ -361,30 +406,38 @@ local function home(s, now)
 end
 
 -- Forget daemons whose time is over; `look`: also those whose channel has no listener.
--- Then done is what all others confirmed. False: some work of it is left for the next call.
+-- Then done is what every one of the others took and a kernel of one has: a daemon whose consumers
+-- all hang holds nobody up. False: some of the work is left for the next call.
 local function forget_dead(s, now, me, look)
-  local complete, live, done, bdone = true, 0, nil, nil
+  local complete, live, safe, taken = true, 0, nil, nil
   for name, d in pairs(daemons()) do
-    local dead = d.deadline <= now
+    local dead = d.deadline == 0 or (d.deadline <= now and name ~= me)
     if not dead and look and name ~= me then
       dead = call('PUBSUB', 'NUMSUB', Q .. ':to:' .. name)[2] == 0
     end
-    if dead and name ~= me then
-      drop_slots(name)
-      if reclaim_dealt(s, name) then
+    if not dead then
+      live = math.max(live, d.deadline)
+      if not safe or d.safe > safe.safe then safe = d end
+      if not taken or d.taken < taken.taken then taken = d end
+    else
+      if d.deadline > 0 then drop_slots(name) end
+      d.deadline = 0
+      if reclaim_dealt(s, name, d) then
         call('HDEL', C, name)
       else
+        set_daemon(name, d)
         complete = false
       end
-    else
-      live = math.max(live, d.deadline)
-      if done == nil or d.confirmed < done then done, bdone = d.confirmed, d.bconfirmed end
     end
   end
   s.live = live
-  if done ~= nil and done > s.done then
-    s.done, s.bdone = done, bdone
-    call('ZREMRANGEBYSCORE', W, '-inf', text(done))
+  if safe then
+    local done, bdone = safe.safe, safe.bsafe
+    if taken.taken < done then done, bdone = taken.taken, taken.btaken end
+    if done > s.done then
+      s.done, s.bdone = done, bdone
+      call('ZREMRANGEBYSCORE', W, '-inf', text(done))
+    end
   end
   return complete
 end

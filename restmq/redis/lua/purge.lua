@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Purpose: delete all waiting messages and end every stream of the queue.
+-- Purpose: delete all messages, waiting or out, and end every stream of the queue.
 -- Atomic: nothing added before survives, nothing added after is touched.
 -- KEYS: the seven of common.lua
 -- ARGV: none more
@@ -7,13 +7,13 @@
 check_types()
 local now = clock()
 local s = load_state()
-local had = call('EXISTS', L)
-if (s.pos > s.done or s.out > 0) and deserted(s, now) then
-  had = 1
-  call('UNLINK', W, R, C, T, M)
-  s.done, s.bdone, s.out, s.live = s.pos, s.bpos, 0, 0
+local had = (call('EXISTS', L) == 1 or s.pos > s.done or s.out > 0) and 1 or 0
+if deserted(s, now) then
+  call('UNLINK', C, T, M)
+  s.live = 0
 end
-call('UNLINK', L)
+call('UNLINK', L, W, R)  -- what is out must not come back from a consumer that never got it
+s.done, s.bdone, s.out = s.pos, s.bpos, 0
 save_state(s)
 call('PUBLISH', Q .. ':out', 'P')
 return had
