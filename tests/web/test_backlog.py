@@ -18,7 +18,9 @@ def numbers(data: bytes) -> list[int]:
     return [int(each) for each in data.split()]
 
 
-@given(st.lists(st.lists(st.integers(0, 400_000), min_size=1, max_size=400) | st.none(), max_size=12))
+@given(
+    st.lists(st.lists(st.integers(0, 400_000), min_size=1, max_size=400) | st.none(), max_size=12)
+)
 def test_the_newest_are_kept_in_order_and_the_rest_is_counted(steps):
     """A law: taken, still waiting and missed are all there ever was; None takes a batch."""
     waiting, taken, added = Backlog(), [], 0

@@ -62,9 +62,7 @@ def test_streams_of_one_kind_share_an_encoding():
     assert historic.line_for("cb", True) is historic.line_for("cb", True)
     once = batch.encoded(historic.line_for("cb", False))
     assert batch.encoded(historic.line_for("cb", False)) is once
-    assert once == (
-        b'cb({"key": "q:1", "value": "a"});\r\ncb({"key": "q:2", "value": "b"});\r\n'
-    )
+    assert once == (b'cb({"key": "q:1", "value": "a"});\r\ncb({"key": "q:2", "value": "b"});\r\n')
     assert batch.encoded(historic.line_for("cb", True)).startswith(b"23\r\ncb({")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, urlencode
 
 from tests.support import DEADLINE_SECONDS, Daemon, Response
@@ -57,7 +57,7 @@ class Comet:
         lines = (f"GET {path} {version}", "Host: localhost", *headers)
         self.send("\r\n".join(lines).encode() + b"\r\n\r\n")
 
-    def __enter__(self) -> Comet:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -66,7 +66,7 @@ class Comet:
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
 
-    def head(self) -> Comet:
+    def head(self) -> Self:
         """Read status and headers."""
         first, *lines = self._until(b"\r\n\r\n").decode("latin-1").rstrip().split("\r\n")
         self.status = int(first.split()[1])

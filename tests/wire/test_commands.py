@@ -149,8 +149,12 @@ def test_an_unknown_word_is_a_null_resultset(server, word):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "nonsense", "[]", '"add"', "{}", '{"cmd": ""}', '{"cmd": null}', '{"cmd": 5}']
-    + ['{"cmd": ["add"]}', '{"cmd": "add", "queue": "\\ud800", "value": "v"}', "[" * 5000],
+    [
+        *("", "nonsense", "[]", '"add"', "{}", '{"cmd": ""}', '{"cmd": null}', '{"cmd": 5}'),
+        '{"cmd": ["add"]}',
+        '{"cmd": "add", "queue": "\\ud800", "value": "v"}',
+        "[" * 5000,
+    ],
 )
 def test_what_is_no_command_is_refused(server, text):
     assert post(server, "/queue", urlencode({"body": text})).status == 400

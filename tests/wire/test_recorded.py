@@ -20,9 +20,9 @@ from tests.support import ROOT
 RECORDINGS = ROOT.parent / "shared" / "wire"
 PAGE = ROOT / "docs" / "compatibility.md"
 BUNDLES = {
-    "requests": "root q http json control policy stats jobs static".split(),
-    "streams": "comet ws".split(),
-    "others": "acl collectd syslogd".split(),
+    "requests": ["root", "q", "http", "json", "control", "policy", "stats", "jobs", "static"],
+    "streams": ["comet", "ws"],
+    "others": ["acl", "collectd", "syslogd"],
 }
 
 pytestmark = [
@@ -47,7 +47,7 @@ def groups() -> dict[str, str]:
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-B", RECORDINGS / "record.py", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
 
 
 def test_every_group_is_played_and_every_documented_case_is_one():

@@ -1,0 +1,92 @@
+"""What docs/protocol.md shows is what a broker does: every example is run, every reply compared."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from typing import NamedTuple
+
+import pytest
+
+from restmq.web.application import ROUTES
+from tests.support import DEADLINE_SECONDS, ROOT, wait_until
+
+PAGE = (ROOT / "docs" / "protocol.md").read_text()
+HERE = "http://localhost:8888"
+
+
+class Example(NamedTuple):
+    """A command and what it prints; … stands for anything."""
+
+    command: str
+    output: list[str]
+
+    @property
+    def is_stream(self) -> bool:
+        return self.command.startswith("curl -N ")
+
+    def check(self, printed: str) -> None:
+        lines = [line.removesuffix("\r") for line in printed.splitlines()]
+        assert len(lines) == len(self.output), (self.command, printed)
+        for line, expected in zip(lines, self.output, strict=True):
+            pattern = ".*".join(map(re.escape, expected.split("…")))
+            assert re.fullmatch(pattern, line), (
+                f"{self.command}\nprints   {line}\nand not  {expected}"
+            )
+
+
+def examples() -> list[Example]:
+    found: list[Example] = []
+    for block in re.findall(r"^```console\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                found.append(Example(line[2:], []))
+            else:
+                found[-1].output.append(line)
+    return found
+
+
+def test_every_example_prints_what_it_shows(daemon, tool, tmp_path):
+    """In order, on a daemon of their own; a stream runs beside those that follow it."""
+    tool("curl")
+    server = daemon()
+    server.wait_for("/readyz")
+    streams = []
+    try:
+        for number, example in enumerate(examples()):
+            command = example.command.replace(HERE, server.url)
+            if example.is_stream:
+                path = tmp_path / f"stream-{number}"
+                with path.open("wb") as output:
+                    process = subprocess.Popen(["bash", "-c", f"exec {command}"], stdout=output)
+                streams.append((example, path, process))
+            else:
+                printed = subprocess.run(
+                    ["bash", "-c", command],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                    timeout=DEADLINE_SECONDS,
+                )
+                example.check(printed.stdout.replace(server.url, HERE))
+        for example, path, process in streams:
+            shown = len(example.output)
+            wait_until(lambda p=path, n=shown: p.read_bytes().count(b"\n") >= n, example.command)
+            assert process.poll() is None, "a stream that ends is none"
+            example.check(path.read_text())
+    finally:
+        for _, _, process in streams:
+            process.kill()
+            process.wait(DEADLINE_SECONDS)
+
+
+@pytest.mark.parametrize("pattern", [route[0] for route in ROUTES])
+def test_every_route_has_an_example(pattern):
+    spelt = re.compile(re.escape(HERE) + pattern + r"(?:\?[^ ']*)?(?=[' \n])")
+    commands = [example.command.replace("'", "") + "\n" for example in examples()]
+    assert any(spelt.search(command) for command in commands), pattern
+
+
+def test_the_examples_are_there_to_be_found():
+    assert len(examples()) > 50
+    assert PAGE.count("```console") * 2 == PAGE.count("```")
