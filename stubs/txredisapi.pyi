@@ -115,6 +115,7 @@ class RedisFactory(Factory):
     size: int
     stopped: bool
     pool: list[Any]
+    connectionQueue: Any
     deferred: Deferred[ConnectionHandler] | None
     handler: ConnectionHandler
     def __init__(

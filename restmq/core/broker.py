@@ -90,7 +90,14 @@ class Broker:
 
     def purge(self, queue: str) -> Deferred[bool]:
         """Delete all waiting messages and end the queue's streams on all daemons."""
-        return self._queues.purge(queue)
+        deaf = self._feeds.deaf(queue)
+
+        def purged(was: bool) -> bool:
+            for consumer in deaf:
+                consumer.end()
+            return was
+
+        return self._queues.purge(queue).addCallback(purged)
 
     # ---- settings and numbers
 

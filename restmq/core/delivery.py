@@ -15,6 +15,8 @@ The rules (see DESIGN.md, "Delivery"):
 * What was handed over is confirmed once per turn; what was not stays in the store. A broadcast
   message is done when every daemon has read it and it is with the kernel of one consumer at least,
   wherever that is: where all hang messages stay in the store, and who hangs delays nobody else.
+* While all consumers of a daemon hang it takes nothing more, so that the fastest one sets the pace
+  and the store keeps the rest; only who is slower than another loses.
 * A consumer that comes gets what is with no kernel yet, so that it is not lost with those who hang.
 * A broadcast message goes to a connection once: when messages return to the queue after a
   fault, those it has had are left out for it. One it has not had comes late rather than never.
@@ -46,13 +48,17 @@ from restmq.message import Batch, Message
 ROOM = 1000
 """What a slot may hold of dealt messages, in units: one a message and one for each whole KiB."""
 
+LAG_MESSAGES, LAG_BYTES = 4500, 12582912
+"""How far a daemon whose consumers all hang may fall behind before it takes and drops: more than the
+store pushes while no kernel takes any (UNSAFE in common.lua), less than it pushes at all (IN_FLIGHT)."""
+
 HELD_BYTES, HELD_CHUNKS = 1048576, 64
 """How much that comes on a channel is kept while the window is read."""
 
 REPORTED = 1000
 """How many dealt chunks a confirm settles at most; the next one says the rest."""
 
-WINDOW = 6000
+WINDOW = 8000
 """More than a broadcast window ever holds: IN_FLIGHT_MESSAGES and one chunk (common.lua)."""
 
 
@@ -256,6 +262,7 @@ class Feed:
         for slot in self._slots.values():
             slot.had_chunks, slot.behind = 0, False
         self._seen = {False: 0, True: 0}
+        self._seen_bpos = 0
         self._missing = {False: False, True: False}
         self._dealt: deque[_Dealt] = deque()
         self._unanswered: list[Settled] = []
@@ -356,9 +363,10 @@ class Feed:
         if reply.epoch != self.epoch:
             if self.epoch:
                 self.missed += 1
-            seen = self._seen  # what was published since may have come before this reply
+            # What was published since may have come before this reply.
+            seen, seen_bpos = self._seen, self._seen_bpos
             self._reset(reply.epoch)
-            self._seen = seen
+            self._seen, self._seen_bpos = seen, seen_bpos
         self._charged_from = reply.dealt_pos
         if not reply.known:
             self._forgotten(reply)
@@ -400,6 +408,8 @@ class Feed:
         before = self._at(dealt)
         for chunk in reply.chunks:
             head = chunk_head(chunk)
+            if not dealt and self._holds_off():
+                return
             if head.pos > self._at(dealt):
                 self._deliver(chunk, head)
         if not dealt and not reply.chunks and reply.reached > self.pos:
@@ -417,12 +427,15 @@ class Feed:
         held, self._held[dealt] = self._held[dealt], []
         for chunk in held:
             head = chunk_head(chunk)
+            if not dealt and self._holds_off():
+                self._missing[False] = True
+                return
             if head.epoch == self.epoch and head.prev == self._at(dealt):
                 self._deliver(chunk, head)
 
     def _check_seen(self, dealt: bool, before: int) -> None:
         """More came by than was held: read on; if reading brought nothing, ask who we are."""
-        if self._seen[dealt] <= self._at(dealt):
+        if self._seen[dealt] <= self._at(dealt) or (self._missing[dealt] and self._holds_off()):
             return
         if self._at(dealt) > before:
             self._missing[dealt] = True
@@ -450,33 +463,51 @@ class Feed:
             self._subscribed = False
         self._step()
 
+    def deaf(self) -> list[Consumer]:
+        """Consumers that a mark published now may not reach, since we do not listen yet."""
+        return [] if self._subscribed else list(self._slots)
+
     def received(self, data: bytes) -> None:
         """Something came on a channel: a chunk, or the mark that the queue was purged."""
         if data == b"P":
             for consumer in list(self._slots):
                 consumer.end()
             return
-        if not self._slots:
-            return
         head = chunk_head(data)
         at = self._at(head.dealt)
         if not self._joined or head.epoch != self.epoch:
-            self._seen[head.dealt] = max(self._seen[head.dealt], head.pos)
-            self._hold(head.dealt, data)
+            self._leave_for_later(head, data)
             if self._joined:
                 self._joined = False
                 self._step()
         elif head.pos > at:
-            if head.prev != at or self._missing[head.dealt]:
-                self._seen[head.dealt] = max(self._seen[head.dealt], head.pos)
-                self._hold(head.dealt, data)
+            # With nobody here it is left to who comes before we have left.
+            hangs = not head.dealt and self._all_hang()
+            if head.prev != at or self._missing[head.dealt] or not self._slots or hangs:
+                self._leave_for_later(head, data)
                 self._missing[head.dealt] = True
             else:
                 self._deliver(data, head)
             self._step()
 
-    def _hold(self, dealt: bool, chunk: bytes) -> None:
-        held = self._held[dealt]
+    def _all_hang(self) -> bool:
+        return all(slot.behind for slot in self._slots.values())
+
+    def _holds_off(self) -> bool:
+        """All consumers hang: the store keeps what comes, until that would hold up other daemons."""
+        return (
+            self._seen[False] - self.pos < LAG_MESSAGES
+            and self._seen_bpos - self.bpos < LAG_BYTES
+            and self._all_hang()
+        )
+
+    def _leave_for_later(self, head: ChunkHead, chunk: bytes) -> None:
+        """Note that it was there; keep some of it at hand."""
+        if head.pos > self._seen[head.dealt]:
+            self._seen[head.dealt] = head.pos
+            if not head.dealt:
+                self._seen_bpos = head.bpos
+        held = self._held[head.dealt]
         if len(held) < HELD_CHUNKS and sum(map(len, held)) + len(chunk) <= HELD_BYTES:
             held.append(chunk)
 
@@ -610,7 +641,7 @@ class Feed:
             hello = self._hello()
             self._registered = True
             self._port.join(self, hello)
-        elif self._missing[False]:
+        elif self._missing[False] and not self._holds_off():
             self._busy = True
             self._read_from[False] = self.pos
             self._port.window(self, False, self.pos)

@@ -56,6 +56,11 @@ class Feeds:
         if feed is not None:
             feed.drained(consumer)
 
+    def deaf(self, queue: str) -> list[Consumer]:
+        """Consumers that a mark published now may not reach: see `Feed.deaf`."""
+        feed = self._feeds.get(queue)
+        return [] if feed is None else feed.deaf()
+
     def tick(self) -> None:
         """Every TICK_SECONDS."""
         for feed in list(self._feeds.values()):

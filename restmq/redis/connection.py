@@ -261,6 +261,12 @@ class _Factory(txredisapi.RedisFactory):
                 "the store at {address} refuses us: {error}", address=self._address, error=error
             )
 
+    def addConnection(self, conn: Any) -> None:  # noqa: N802 - txredisapi's name
+        """Into txredisapi's pool, but not into the queue that hands out connections: nobody asks it."""
+        super().addConnection(conn)
+        if conn in self.connectionQueue.pending:
+            self.connectionQueue.remove(conn)
+
     def usable(self, connection: _Connection) -> None:
         """The greeting is answered."""
         self._complained = ""

@@ -15,7 +15,7 @@ import valkey
 
 from restmq.core import commands
 from restmq.core.delivery import Feed, Hello, Report
-from restmq.core.wire import encode_payload, encode_ttls
+from restmq.core.wire import encode_payload, encode_ttls, entry_id
 from restmq.message import Batch, Message, Policy
 from restmq.redis.keys import Keys
 from restmq.redis.scripts import load
@@ -201,6 +201,7 @@ class World:
         self.listeners: list[tuple[Daemon, Listener]] = []
         self.added: list[int] = []
         self.highest_id = 0
+        self.serials: dict[int, int] = {}
         self.popped: list[int] = []
         self.purged_up_to = 0
         self.forgiven: set[int] = set()
@@ -239,6 +240,7 @@ class World:
         assert "lost time" in self.notes or got == first
         self.highest_id = got + count - 1
         self.added += range(first, first + count)
+        self.serials.update(zip(range(got, got + count), self.added[-count:], strict=True))
 
     def pop(self, count: int) -> int:
         got = 0
@@ -249,6 +251,19 @@ class World:
             got += len(reply.messages)
             if not reply.again or got >= count:
                 return got
+
+    def delete(self) -> None:
+        """Delete any message by its id: it is found if it waits, and nowhere else."""
+        entries = {entry_id(e): e for e in self.store.lrange(self.queue_keys[1], 0, -1)}
+        assert list(entries) == sorted(entries), "ids rise along the list"
+        number = self.random.choice([*entries, self.highest_id, 1])
+        found, again = self.run("delete", number)
+        entry = entries.get(number)
+        expires = 0 if entry is None else int.from_bytes(entry[13:19], "big")
+        gone = entry is None or 0 < expires <= self.now
+        assert again or found or gone, "delete finds what waits"
+        if found:  # perhaps one that came home just then
+            self.forgiven.add(self.serials[number])
 
     def purge(self) -> None:
         self.note("purge")

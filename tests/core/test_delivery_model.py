@@ -34,6 +34,8 @@ def step(world: World, policies: list[Policy]) -> None:
         world.add(world.random.choice((1, 1, 2, 5, 40)))
     if pick() < 0.06:
         world.pop(world.random.choice((1, 1, 3)))
+    if pick() < 0.03:
+        world.delete()
     if pick() < world.rates.get("purge", 0):
         world.purge()
     if pick() < world.rates.get("save", 0):
@@ -78,9 +80,10 @@ def play(world: World, policies: list[Policy], steps: int = STEPS) -> None:
     for _ in range(steps):
         step(world, policies)
     world.set_started(True)
-    if not world.daemons or not any(d.consumers for d in world.daemons):
-        world.attach(world.start_daemon())
     world.settle()
+    if not any(d.consumers for d in world.daemons):
+        world.attach(world.start_daemon())
+        world.settle()
 
 
 def check(world: World, policies: list[Policy]) -> None:
@@ -90,8 +93,11 @@ def check(world: World, policies: list[Policy]) -> None:
     lost = set(world.added) - set(received) - set(popped) - world.forgiven
     assert not {i for i in lost if i > world.purged_up_to}, f"lost {sorted(lost)[:9]}"
     waiting, flight = world.run("inspect", 0)[0], world.run("inspect", 0)[3]
-    assert (waiting, flight) == (b"0", b"0"), "all handed over, yet the store holds some"
-    assert world.store.zcard(world.queue_keys[2]) == world.store.zcard(world.queue_keys[3]) == 0
+    assert waiting == b"0", "all could be handed over, yet some wait"
+    if "lost time" not in world.notes:  # else what was settled may be out again, for ever
+        assert flight == b"0", "all was handed over, yet some is out"
+        windows = world.queue_keys[2:4]
+        assert [world.store.zcard(window) for window in windows] == [0, 0]
     check_slots(world)
     if not world.notes:
         assert not any(daemon.feed.missed for daemon in world.daemons), "a gap without a fault"

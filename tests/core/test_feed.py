@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from restmq.core import delivery
-from restmq.core.delivery import ROOM, Feed, Hello, Joined, Report, Window
+from restmq.core.delivery import LAG_MESSAGES, ROOM, Feed, Hello, Joined, Report, Window
 from restmq.core.wire import chunk_entries, entry_id
 from restmq.message import Batch
 
@@ -290,7 +290,7 @@ def test_a_newcomer_while_the_window_is_read_makes_it_be_read_from_further_back(
     stage = Stage(old)
     stage.feed.received(chunk(0, [1]))
     stage.answer_confirm()
-    stage.feed.received(chunk(2, [3]))
+    stage.feed.received(chunk(LAG_MESSAGES + 1, [9]))  # so far behind, it reads although all hang
     assert stage.last_window == (False, 1)
     new = Client()
     stage.feed.attach(new)
@@ -299,6 +299,23 @@ def test_a_newcomer_while_the_window_is_read_makes_it_be_read_from_further_back(
     chunks = [chunk(0, [1]), chunk(1, [2]), chunk(2, [3])]
     stage.feed.window_read(False, Window(EPOCH, 3, False, chunks))
     assert (old.ids, new.ids) == ([1, 2, 3], [1, 2, 3])
+    assert stage.feed.missed == 0
+
+
+def test_while_all_hang_the_store_keeps_what_comes() -> None:
+    """The fastest consumer sets the pace; the window is read on when it has room again."""
+    client = Client(frozen=True)
+    stage = Stage(client)
+    stage.feed.received(chunk(0, [1]))
+    stage.feed.received(chunk(1, [2]))
+    stage.feed.received(chunk(2, [3]))
+    assert client.ids == [1]
+    client.frozen = False
+    stage.feed.drained(client)
+    stage.answer_confirm()
+    assert stage.last_window == (False, 1)
+    stage.feed.window_read(False, Window(EPOCH, 3, False, [chunk(1, [2]), chunk(2, [3])]))
+    assert client.ids == [1, 2, 3]
     assert stage.feed.missed == 0
 
 
@@ -389,6 +406,24 @@ def test_someone_comes_while_the_feed_is_leaving() -> None:
     assert (hello.again, hello.slots) == (False, [(2, ROOM)])
     stage.feed.received(chunk(0, [1]))
     assert second.ids == [1]
+
+
+@pytest.mark.parametrize("dealt", [False, True], ids=["broadcast", "dealt"])
+def test_what_came_while_nobody_was_here_is_read_by_who_comes_before_we_left(dealt: bool) -> None:
+    """No later message comes to the rescue: the last one must not hang in the store."""
+    first, second = Client(), Client()
+    stage = Stage(first)
+    stage.feed.tick()
+    stage.feed.detach(first)
+    late = chunk(0, [1], numbers=[1] if dealt else ())
+    stage.feed.received(late)
+    stage.feed.attach(second)
+    stage.answer_confirm()
+    assert stage.last_window == (dealt, 0)
+    stage.feed.window_read(dealt, Window(EPOCH, 1, False, [late]))
+    report = stage.answer_confirm()
+    assert (second.ids == [1]) != dealt
+    assert [entry_id(e) for s in report.settled for e in s.back] == [1] * dealt
 
 
 def test_one_who_went_before_the_subscription_was_confirmed_asks_for_nothing_more() -> None:

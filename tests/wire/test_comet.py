@@ -274,3 +274,10 @@ def test_round_robin_drops_nothing_of_a_slow_client(server, queue, comet):
         add(server, queue, f"{number}:".ljust(size, "x"))
     values = [value.partition(":")[0] for value in stream.values(count)]
     assert values == [str(number) for number in range(count)]
+
+
+def test_delete_ends_a_stream_that_has_only_just_come(server, queue, comet):
+    for number in range(20):
+        stream = comet(f"/c/{queue}-{number}?flush=1").head()
+        server.request("DELETE", f"/q/{queue}-{number}")
+        assert stream.is_over()

@@ -4,9 +4,32 @@
 -- KEYS: the seven of common.lua
 -- ARGV: 2 the highest id this daemon ever saw here, 3 "" or n x I6 ttl ms (0: for ever), 4.. payloads (1..1000)
 -- Returns: id of the first; the others follow without a hole.
-local now, floor, ttls = clock(), tonumber(ARGV[2]), ARGV[3]
+local now, floor, ttls, n = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], #ARGV - 3
+if now == 0 then
+  local t = redis.call('TIME')
+  now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+local function make_entries(id)
+  local entries = {}
+  for i = 1, n do
+    local ttl = ttls == '' and 0 or struct.unpack('>I6', ttls, 6 * i - 5)
+    entries[i] = struct.pack('>I7I6I6', id + i, now, ttl > 0 and now + ttl or 0) .. ARGV[3 + i]
+  end
+  return entries
+end
+
+-- Nobody listens and the store lost no time: straight into the list.
+local v = redis.call('HMGET', KEYS[1], 'id', 'live')
+local last = tonumber(v[1] or -1)
+if last >= floor and tonumber(v[2] or 0) <= now then
+  redis.call('RPUSH', KEYS[2], unpack(make_entries(last)))
+  redis.call('HSET', KEYS[1], 'id', string.format('%.0f', last + n))
+  return string.format('%.0f', last + 1)
+end
+
+-- common.lua stands here
 local s = load_state()
-local n = #ARGV - 3
 if s.known == false then
   s.id, s.epoch, s.started = 0, s.epoch > 0 and s.epoch or now, true
 end
@@ -14,11 +37,7 @@ if s.id < floor then  -- the store lost time: ids must rise all the same
   s.id, s.epoch = floor + 1000000, math.max(now, s.epoch + 1)
 end
 local first = s.id + 1
-local entries = {}
-for i = 1, n do
-  local ttl = ttls == '' and 0 or unpack_bytes('>I6', ttls, 6 * i - 5)
-  entries[i] = pack(HEAD, s.id + i, now, ttl > 0 and now + ttl or 0) .. ARGV[3 + i]
-end
+local entries = make_entries(s.id)
 s.id = s.id + n
 local pushed, refused = 0, {}
 if s.started and s.live > now and call('LLEN', L) == 0 then

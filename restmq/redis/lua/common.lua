@@ -16,7 +16,9 @@
 local Q, L, W, R, C, T, M = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local MAX_MESSAGES, MAX_BYTES = 1000, 1048576            -- of one call
 local STEP = 16                                          -- entries read before their size is known
-local IN_FLIGHT_MESSAGES, IN_FLIGHT_BYTES = 5000, 16777216  -- broadcast, unconfirmed
+local UNSAFE_MESSAGES, UNSAFE_BYTES = 3000, 8388608      -- broadcast: pushed, with no kernel yet
+local IN_FLIGHT_MESSAGES, IN_FLIGHT_BYTES = 6000, 16777216  -- broadcast: not yet taken by all daemons
+local SILENT = 3000                                      -- ms a daemon may be without a channel
 local HEAD, CHUNK, DAEMON = '>I7I6I6', '>I7I7I7I7I4', '>I7I7I7I7I7I7'
 local NOBODY = string.rep('-', 12)
 local call, pack, unpack_bytes = redis.call, struct.pack, struct.unpack
@@ -30,7 +32,8 @@ end
 -- Numbers above 2^31 must not reach Redis in the form 1.7e+12.
 local function text(n) return string.format('%.0f', n) end
 
-local FIELDS = {'id', 'st', 'pol', 'pos', 'done', 'bpos', 'bdone', 'out', 'rpos', 'live', 'epoch'}
+local FIELDS = {'id', 'st', 'pol', 'pos', 'done', 'safe', 'bpos', 'bdone', 'bsafe', 'out', 'rpos',
+                'live', 'epoch'}
 local function load_state()
   local v = call('HMGET', Q, unpack(FIELDS))
   local s = {}
@@ -112,23 +115,39 @@ local function append(entries, from)
 end
 
 -- Put entries back at the head of the list; its ids rise afterwards as before.
--- Walks over no more waiting entries than were once in flight with these.
+-- Walks over no more waiting entries than were once in flight with these, in slices.
 local function put_back(entries)
   if #entries == 0 then return end
-  local last = 0
-  for _, e in ipairs(entries) do last = math.max(last, entry_id(e)) end
-  local head = call('LINDEX', L, 0)
-  while head and entry_id(head) < last do
-    entries[#entries + 1] = call('LPOP', L)
-    head = call('LINDEX', L, 0)
-  end
   table.sort(entries, function(a, b) return entry_id(a) < entry_id(b) end)
-  for i = #entries, 1, -1 do call('LPUSH', L, entries[i]) end
+  local last, merged, next_entry, walked, step = entry_id(entries[#entries]), {}, 1, 0, 1
+  local before, more
+  repeat
+    before, more = walked, call('LRANGE', L, walked, walked + step - 1)
+    for _, e in ipairs(more) do
+      local id = entry_id(e)
+      if id > last then break end
+      while entry_id(entries[next_entry]) < id do
+        merged[#merged + 1], next_entry = entries[next_entry], next_entry + 1
+      end
+      merged[#merged + 1], walked = e, walked + 1
+    end
+    local all = walked - before == step
+    step = math.min(step * 4, MAX_MESSAGES)
+  until not all
+  for i = next_entry, #entries do merged[#merged + 1] = entries[i] end
+  if walked > 0 then call('LTRIM', L, walked, -1) end
+  for i = #merged, 1, -MAX_MESSAGES do
+    local slice = {}
+    for k = i, math.max(i - MAX_MESSAGES + 1, 1), -1 do slice[#slice + 1] = merged[k] end
+    call('LPUSH', L, unpack(slice))
+  end
 end
 
 -- Broadcast stops pushing when so much is unconfirmed; round robin is bound by the slots' room.
 local function may_push(s)
-  return s.pol == 2 or (s.pos - s.done < IN_FLIGHT_MESSAGES and s.bpos - s.bdone < IN_FLIGHT_BYTES)
+  return s.pol == 2
+    or (s.pos - s.safe < UNSAFE_MESSAGES and s.bpos - s.bsafe < UNSAFE_BYTES
+        and s.pos - s.done < IN_FLIGHT_MESSAGES and s.bpos - s.bdone < IN_FLIGHT_BYTES)
 end
 
 -- Broadcast: one chunk into the window and the same bytes to every daemon.
@@ -375,10 +394,16 @@ local function settle(s, at)
   put_back(back)
 end
 
--- Nobody is left: what nobody confirmed goes back to the head of the list.
+-- Nothing is out any more.
+local function all_done(s)
+  s.done, s.bdone, s.safe, s.bsafe, s.out = s.pos, s.bpos, s.pos, s.bpos, 0
+end
+
+-- Nobody is left: what no kernel has goes back to the head of the list.
 -- True when all is back; else call again (bounded as reclaim_dealt).
 local function reclaim_all(s)
   local count, size = 0, 0
+  call('ZREMRANGEBYSCORE', W, '-inf', text(s.safe))
   while count < MAX_MESSAGES and size < MAX_BYTES do
     local chunk = call('ZREVRANGE', W, 0, 0)[1]
     if not chunk then break end
@@ -389,7 +414,8 @@ local function reclaim_all(s)
   end
   if call('EXISTS', W) == 1 or not reclaim_dealt(s, nil, {last = s.rpos}) then return false end
   call('DEL', C, T, M)
-  s.done, s.bdone, s.out, s.live = s.pos, s.bpos, 0, 0
+  all_done(s)
+  s.live = 0
   return true
 end
 
@@ -405,19 +431,22 @@ local function home(s, now)
   return reclaim_all(s)
 end
 
--- Forget daemons whose time is over; `look`: also those whose channel has no listener.
--- Then done is what every one of the others took and a kernel of one has: a daemon whose consumers
--- all hang holds nobody up. False: some of the work is left for the next call.
+-- Forget daemons whose time is over; `look`: shorten that of those whose channel has no listener.
+-- Then done is what every one of the others took and a kernel has, also of one that left: a daemon
+-- whose consumers all hang holds nobody up. False: some of the work is left for the next call.
 local function forget_dead(s, now, me, look)
-  local complete, live, safe, taken = true, 0, nil, nil
+  local complete, live, taken = true, 0, nil
   for name, d in pairs(daemons()) do
     local dead = d.deadline == 0 or (d.deadline <= now and name ~= me)
-    if not dead and look and name ~= me then
-      dead = call('PUBSUB', 'NUMSUB', Q .. ':to:' .. name)[2] == 0
+    -- After a restart of the store all are silent for a moment: one gets so long to come back.
+    if not dead and look and name ~= me and d.deadline > now + SILENT
+      and call('PUBSUB', 'NUMSUB', Q .. ':to:' .. name)[2] == 0 then
+      d.deadline = now + SILENT
+      set_daemon(name, d)
     end
+    if d.safe > s.safe then s.safe, s.bsafe = d.safe, d.bsafe end
     if not dead then
       live = math.max(live, d.deadline)
-      if not safe or d.safe > safe.safe then safe = d end
       if not taken or d.taken < taken.taken then taken = d end
     else
       if d.deadline > 0 then drop_slots(name) end
@@ -431,8 +460,8 @@ local function forget_dead(s, now, me, look)
     end
   end
   s.live = live
-  if safe then
-    local done, bdone = safe.safe, safe.bsafe
+  if taken then
+    local done, bdone = s.safe, s.bsafe
     if taken.taken < done then done, bdone = taken.taken, taken.btaken end
     if done > s.done then
       s.done, s.bdone = done, bdone

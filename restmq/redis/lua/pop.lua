@@ -4,22 +4,35 @@
 -- KEYS: the seven of common.lua
 -- ARGV: 2 how many at most
 -- Returns: {now ms, 1 if there may be more (call again), entries...}; a gone entry comes without its payload.
-local now = clock()
+local now, wanted = tonumber(ARGV[1]), tonumber(ARGV[2])
+if now == 0 then
+  local t = redis.call('TIME')
+  now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+-- At most 1,000 messages or 1 MiB of them.
+local function take()
+  local reply, size = {string.format('%.0f', now), 0}, 0
+  for _ = 1, math.min(wanted, 1000) do
+    local e = redis.call('LPOP', KEYS[2])
+    if not e then return reply end
+    local expires = struct.unpack('>I6', e, 14)
+    if expires > 0 and expires <= now then e = string.sub(e, 1, 19) end
+    reply[#reply + 1] = e
+    size = size + #e
+    if size >= 1048576 then break end
+  end
+  if #reply - 2 < wanted then reply[2] = 1 end
+  return reply
+end
+
+-- Nothing is out with a daemon: the list is all there is.
+local v = redis.call('HMGET', KEYS[1], 'pos', 'done', 'out')
+if v[1] == v[2] and (not v[3] or v[3] == '0') then return take() end
+
+-- common.lua stands here
 local s = load_state()
-if not home(s, now) then
-  save_state(s)
-  return {text(now), 1}
-end
+local complete = home(s, now)
 save_state(s)
-local reply, size = {text(now), 0}, 0
-local wanted = math.min(tonumber(ARGV[2]), MAX_MESSAGES)
-for i = 1, wanted do
-  local e = call('LPOP', L)
-  if not e then return reply end
-  if is_gone(e, now) then e = string.sub(e, 1, 19) end
-  reply[#reply + 1] = e
-  size = size + #e
-  if size >= MAX_BYTES then break end
-end
-if #reply - 2 < tonumber(ARGV[2]) then reply[2] = 1 end
-return reply
+if not complete then return {text(now), 1} end
+return take()

@@ -13,7 +13,7 @@ if deserted(s, now) then
   s.live = 0
 end
 call('UNLINK', L, W, R)  -- what is out must not come back from a consumer that never got it
-s.done, s.bdone, s.out = s.pos, s.bpos, 0
+all_done(s)
 save_state(s)
 call('PUBLISH', Q .. ':out', 'P')
 return had
