@@ -56,9 +56,7 @@ def test_a_history_of_many_clients_on_three_daemons_fits(
     daemon: StartDaemon, valkey: ValkeyServer, time: int
 ) -> None:
     """Each message comes out at most once, in order, and none is missing at the end."""
-    daemons = [daemon("--redis-url", valkey.url, start=False) for _ in range(3)]
-    for each in daemons:
-        each.launch()
+    daemons = [daemon("--redis-url", valkey.url) for _ in range(3)]
     for each in daemons:
         each.wait_for("/readyz")
     seed = random.SystemRandom().randrange(10**6)

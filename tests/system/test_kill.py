@@ -42,9 +42,7 @@ Daemons = tuple[Daemon, Daemon]
 @pytest.fixture
 def daemons(daemon: StartDaemon, valkey: ValkeyServer) -> Daemons:
     """Two daemons on one Valkey; the first is the one to be killed."""
-    one, two = (daemon("--redis-url", valkey.url, start=False) for _ in range(2))
-    for each in (one, two):
-        each.launch()
+    one, two = (daemon("--redis-url", valkey.url) for _ in range(2))
     for each in (one, two):
         each.wait_for("/readyz")
     return one, two

@@ -31,9 +31,7 @@ Daemons = Sequence[Daemon]
 @pytest.fixture
 def daemons(daemon: StartDaemon, valkey: ValkeyServer) -> Daemons:
     """Three daemons on one Valkey."""
-    started = [daemon("--redis-url", valkey.url, start=False) for _ in range(3)]
-    for one in started:
-        one.launch()
+    started = [daemon("--redis-url", valkey.url) for _ in range(3)]
     for one in started:
         one.wait_for("/readyz")
     return started
