@@ -75,7 +75,7 @@ def step(world: World, policies: list[Policy]) -> None:
 
 def play(world: World, policies: list[Policy], steps: int = STEPS) -> None:
     world.set_policy(policies[0])
-    if world.random.random() < 0.5:
+    if world.random.random() < 0.5 and world.rates["slow"] < 0.9:
         world.rates["slow"] = 0
     for _ in range(steps):
         step(world, policies)
@@ -199,3 +199,12 @@ def test_lives_of_a_store_that_loses_time(valkey: ValkeyServer, kind: str, fault
         seed = seed_of(kind, faults, 80_000 + run)
         rates = {"save": 0.05, "lose time": 0.02}
         live(valkey, seed, kind, faults, STEPS, **rates)
+
+
+@pytest.mark.parametrize("faults", [False, True], ids=["calm", "faults"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_lives_of_slow_clients(valkey: ValkeyServer, kind: str, faults: bool) -> None:
+    """Hardly anybody reads at once: what no kernel has must outlive those who have it in hand."""
+    for run in range(RUNS // 8 + 1):
+        seed = seed_of(kind, faults, 90_000 + run)
+        live(valkey, seed, kind, faults, 10 + run % 60, slow=0.95)
