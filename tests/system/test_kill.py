@@ -33,6 +33,8 @@ from tests.system.clients import (
     warm_up,
 )
 
+pytestmark = pytest.mark.slow
+
 QUEUE = "kill"
 MESSAGES = 5000
 

@@ -22,6 +22,8 @@ from tests.system.clients import (
     warm_up,
 )
 
+pytestmark = pytest.mark.slow
+
 QUEUE = "three"
 MESSAGES = 10_000
 
@@ -282,8 +284,8 @@ def test_a_daemon_whose_only_consumer_hangs_delays_nobody(
     others = [streams.open(daemon, QUEUE) for daemon in daemons[1:]]
     warm_up(streams, [frozen, *others], daemons[0].port, QUEUE)
     streams.freeze(frozen)
-    ledger = Posting(ports(daemons), QUEUE, [body * 20 for body in bodies(8000)]).join()
-    assert len(ledger.acknowledged) == 8000
-    wait_for_lines(streams, others, 2 * 8000)
+    ledger = Posting(ports(daemons), QUEUE, [body * 30 for body in bodies(6000)]).join()
+    assert len(ledger.acknowledged) == 6000
+    wait_for_lines(streams, others, 2 * 6000)
     assert others[0].ids == sorted(ledger.ids)
     assert others[1].lines == others[0].lines

@@ -444,7 +444,8 @@ local function forget_dead(s, now, me, look)
       d.deadline = now + SILENT
       set_daemon(name, d)
     end
-    if d.safe > s.safe then s.safe, s.bsafe = d.safe, d.bsafe end
+    -- (Above pos: said of a life of the store that is lost.)
+    if d.safe > s.safe and d.safe <= s.pos then s.safe, s.bsafe = d.safe, d.bsafe end
     if not dead then
       live = math.max(live, d.deadline)
       if not taken or d.taken < taken.taken then taken = d end

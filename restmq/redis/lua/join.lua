@@ -6,6 +6,7 @@
 --       7 dealt pos, 8 the highest id it ever saw here, 9.. slot number, room, slot number, room...
 -- Returns: {0} call again; else {1 (2: it was known and goes on), epoch, safe pos, its bpos,
 --          last dealt pos, pos}
+-- A newcomer begins behind what is with a kernel already, wherever that is.
 -- A daemon that knows more than the store proves that the store lost time: ids and epoch are lifted.
 check_types()
 local now, me, seen_id = clock(), ARGV[2], tonumber(ARGV[8])
@@ -18,13 +19,13 @@ if seen_id > s.id or (same and (tonumber(ARGV[6]) > s.pos or tonumber(ARGV[7]) >
 end
 local complete = forget_dead(s, now, me, true)
 local mine = get_daemon(me)
-local start = {safe = s.done, bsafe = s.bdone, taken = s.done, btaken = s.bdone, last = s.rpos}
+local start = {safe = s.safe, bsafe = s.bsafe, taken = s.safe, btaken = s.bsafe, last = s.rpos}
 local known = 1
 if mine and mine.deadline > 0 and ARGV[4] == 'again' then
   start, known = mine, 2
 elseif complete and s.live <= now then
   complete = reclaim_all(s)
-  start = {safe = s.done, bsafe = s.bdone, taken = s.done, btaken = s.bdone, last = s.rpos}
+  start = {safe = s.safe, bsafe = s.bsafe, taken = s.safe, btaken = s.bsafe, last = s.rpos}
 end
 if not complete then
   save_state(s)
