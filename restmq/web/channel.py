@@ -32,11 +32,11 @@ from restmq.web.wire import (
     MAX_LEADING_LINES,
     Body,
     Head,
+    HeadTable,
     Limits,
     Refusal,
     body_reader,
     check_partial,
-    read_head,
 )
 
 __all__ = ["Channel", "Exchange", "Request", "chunk"]
@@ -61,6 +61,7 @@ class Server(Protocol):
     """What a channel asks of its factory, the application."""
 
     limits: Limits
+    heads: HeadTable
     body_bytes: int
     """Bytes of unfinished bodies that all channels hold."""
 
@@ -114,6 +115,7 @@ class Channel(TwistedProtocol):
         """Learn who is there."""
         assert self.transport is not None
         self.limits = self.factory.limits
+        self.heads = self.factory.heads
         self.outlet = Outlet(self.transport)
         self.remote_ip = _remote_ip(self.transport.getPeer())
         self.secure = interfaces.ISSLTransport.providedBy(self.transport)
@@ -128,6 +130,9 @@ class Channel(TwistedProtocol):
         if self._ready and len(data) == self._whole and data.startswith(self._head_bytes):
             assert self._head is not None
             self._begin(self._head, data[len(self._head_bytes) :])
+        elif self._ready and (head := self._whole_request(data)) is not None:
+            self._keep(head, data[: head.size])
+            self._begin(head, data[head.size :])
         elif self._lingering:
             self._drain(len(data))
         else:
@@ -243,7 +248,7 @@ class Channel(TwistedProtocol):
             self._checked = len(self._buffer)
             return None
         data = self._buffer[: end + 4]
-        head = read_head(data, self.limits)
+        head = self.heads.find(data) or self.heads.read(data)
         self._keep(head, data)
         return head
 
@@ -261,8 +266,18 @@ class Channel(TwistedProtocol):
             self._head, self._head_bytes, self._whole = None, b"", -1
             return
         self._head, self._head_bytes = head, data
-        simple = 0 <= head.body_length <= self.limits.body and not head.expects_continue
-        self._whole = head.size + head.body_length if simple else -1
+        self._whole = head.size + head.body_length if self._is_plain(head) else -1
+
+    def _is_plain(self, head: Head) -> bool:
+        """Nothing has to be said before the body comes, and its length is known."""
+        return 0 <= head.body_length <= self.limits.body and not head.expects_continue
+
+    def _whole_request(self, data: bytes) -> Head | None:
+        """The head, if it is a known one and the data is this request, whole, and nothing else."""
+        head = self.heads.find(data)
+        if head is not None and len(data) == head.size + head.body_length and self._is_plain(head):
+            return head
+        return None
 
     def _begin(self, head: Head, body: bytes) -> None:
         """Have a complete request answered."""

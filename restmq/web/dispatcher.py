@@ -22,7 +22,7 @@ from restmq.rules.acl import Acl
 from restmq.web.channel import Channel
 from restmq.web.endpoint import Endpoint
 from restmq.web.reply import error_reply
-from restmq.web.wire import Head, Limits, Refusal
+from restmq.web.wire import Head, HeadTable, Limits, Refusal
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
@@ -39,6 +39,8 @@ Rule = (
 
 _FIRST_SEGMENT: Final = re.compile(r"/([A-Za-z0-9_-]*)(?:/|\$|\Z)")
 LONGEST_TICK: Final = 1.0
+KNOWN_PATHS: Final = 4096
+LONGEST_KNOWN_PATH: Final = 256
 
 
 class Found(NamedTuple):
@@ -91,6 +93,8 @@ class Dispatcher(cyclone.web.Application):
         self.config = config
         self.acl = acl
         self.limits = Limits.of(config)
+        self.heads = HeadTable(self.limits)
+        self._found: dict[str, Found] = {}
         self.channels: set[Channel] = set()
         self.body_bytes = 0
         self._said_full = False
@@ -116,7 +120,17 @@ class Dispatcher(cyclone.web.Application):
         }
 
     def find(self, head: Head) -> Found:
-        """The handler for this head; one that refuses if there is none."""
+        """The handler for this head; one that refuses if there is none. The last paths are known."""
+        found = self._found.get(head.path)
+        if found is None:
+            found = self._search(head)
+            if len(head.path) <= LONGEST_KNOWN_PATH:
+                if len(self._found) >= KNOWN_PATHS:
+                    del self._found[next(iter(self._found))]
+                self._found[head.path] = found
+        return found
+
+    def _search(self, head: Head) -> Found:
         segment = head.path[1:].partition("/")[0]
         for spec in self._table.get(segment) or self._table["*"]:
             match = spec.regex.match(head.path)

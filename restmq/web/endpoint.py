@@ -69,6 +69,8 @@ RETRY: Final = (("Retry-After", "1"),)
 NEEDS_PASSWORD: Final = ("WWW-Authenticate", 'Basic realm="RestMQ", charset="UTF-8"')
 CALLBACK: Final = re.compile(r"[A-Za-z_$][0-9A-Za-z_$]*(?:\.[A-Za-z_$][0-9A-Za-z_$]*)*")
 MAX_CALLBACK: Final = 128
+MAX_NOTES: Final = 256
+"""Verdicts kept with one block of header fields, one for each address and operation."""
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -279,8 +281,21 @@ def check(application: Any, operation: Operation, head: Head, remote_ip: str, sc
     """Raise Refusal unless origin and access let the request pass; note in the head that they did.
 
     The note holds while the head, the operation and the access list are the same objects; the
-    address is the connection's, as the head is.
+    address is the connection's, as the head is. Without a query it holds for all heads with these
+    fields, from this address.
     """
+    noted, fields = (operation, remote_ip, scheme), head.fields
+    if head.query or fields.admitted.get(noted) is not application.acl:
+        _check(application, operation, head, remote_ip, scheme)
+        if not head.query:
+            if len(fields.admitted) >= MAX_NOTES:
+                fields.admitted.clear()
+            fields.admitted[noted] = application.acl
+    head.admitted_to = operation
+    head.admitted_by = application.acl
+
+
+def _check(application: Any, operation: Operation, head: Head, remote_ip: str, scheme: str) -> None:
     config = application.config
     reason = origin.refusal(
         head.method,
@@ -295,8 +310,6 @@ def check(application: Any, operation: Operation, head: Head, remote_ip: str, sc
     if reason is not None:
         raise Refusal(403, reason)
     _admit(application, operation.access, head, remote_ip)
-    head.admitted_to = operation
-    head.admitted_by = application.acl
 
 
 def _admit(application: Any, accesses: tuple[Access, ...], head: Head, remote_ip: str) -> None:

@@ -103,12 +103,39 @@ CHUNKED: Final = -1
 """``Head.body_length`` of a body whose length is not known before its end."""
 
 
+class Fields:
+    """What the header fields of one request say, without its request line; it never changes.
+
+    ``host`` is the Host field or "". ``body_length`` is in bytes, or CHUNKED. ``keep_alive``
+    says what the client wants. Requests with the same header block share one, so the layers
+    above note in ``admitted`` what follows from it alone.
+    """
+
+    __slots__ = (
+        "admitted",
+        "body_length",
+        "expects_continue",
+        "headers",
+        "host",
+        "http_1_1",
+        "keep_alive",
+    )
+
+    def __init__(self, headers: Headers, http_1_1: bool) -> None:
+        self.headers = headers
+        self.http_1_1 = http_1_1
+        self.host = _host(headers, http_1_1)
+        self.body_length = _body_length(headers, http_1_1)
+        self.expects_continue = _expects_continue(headers, http_1_1)
+        self.keep_alive = _keep_alive(headers, http_1_1)
+        self.admitted: dict[object, object] = {}
+
+
 class Head:
     """One request head, read and checked; it never changes.
 
-    ``size`` is its length in bytes with the empty line. ``body_length`` is in bytes, or
-    CHUNKED. ``path`` and ``query`` are ASCII, still percent-encoded. ``keep_alive`` says
-    what the client wants.
+    ``size`` is its length in bytes with the empty line. ``path`` and ``query`` are ASCII, still
+    percent-encoded. The rest is what its ``fields`` say.
 
     A client that sends the same head again gets the same ``Head``, so the layers above note
     here what follows from it alone: ``route``, ``query_fields``, and by whom (which
@@ -120,6 +147,7 @@ class Head:
         "admitted_to",
         "body_length",
         "expects_continue",
+        "fields",
         "headers",
         "host",
         "http_1_1",
@@ -133,22 +161,18 @@ class Head:
         "uri",
     )
 
-    def __init__(
-        self, size: int, method: str, target: str, http_1_1: bool, headers: Headers
-    ) -> None:
+    def __init__(self, size: int, method: str, target: str, fields: Fields) -> None:
         self.size = size
         self.method = method
-        self.http_1_1 = http_1_1
-        self.headers = headers
-        self.host = _host(headers, http_1_1)
-        if not target.startswith("/"):
-            target, self.host = _origin_form(target)
-            headers["host"] = self.host
         self.uri = target
         self.path, _, self.query = target.partition("?")
-        self.body_length = _body_length(headers, http_1_1)
-        self.expects_continue = _expects_continue(headers, http_1_1)
-        self.keep_alive = _keep_alive(headers, http_1_1)
+        self.fields = fields
+        self.headers = fields.headers
+        self.http_1_1 = fields.http_1_1
+        self.host = fields.host
+        self.body_length = fields.body_length
+        self.expects_continue = fields.expects_continue
+        self.keep_alive = fields.keep_alive
         self.route: Any = None
         self.query_fields: Mapping[bytes, bytes] | None = None
         self.admitted_by: object = None
@@ -200,8 +224,60 @@ def read_head(data: bytes, limits: Limits) -> Head:
     seen = _split(data, method, target)
     if data.count(b"\n") - 2 > limits.headers:
         raise Refusal(431, f"more than {limits.headers} header fields")
-    http_1_1 = minor == b"1"
-    return Head(len(data), str(method, "ascii"), seen.target.decode(), http_1_1, seen.headers)
+    http_1_1, target_text = minor == b"1", seen.target.decode()
+    if not target_text.startswith("/"):
+        _host(seen.headers, http_1_1)
+        target_text, seen.headers["host"] = _origin_form(target_text)
+    return Head(len(data), str(method, "ascii"), target_text, Fields(seen.headers, http_1_1))
+
+
+_SIMPLE: Final = re.compile(
+    rb"(GET|POST|PUT|DELETE) (/[0-9A-Za-z._~!$&'()*+,;=:@%/?-]*+) HTTP/1\.1\r\n"
+)
+"""A request line that says nothing about how the rest is to be read."""
+
+
+class HeadTable:
+    """The header blocks read last: what stands below a simple request line is read once.
+
+    Clients send the same fields with request after request, whatever its path. Both readers
+    accepted a block before it is noted, and what they made of it does not depend on a request
+    line of that form. Bounded: KNOWN_BLOCKS of at most MAX_BLOCK bytes, the oldest leaves.
+    """
+
+    __slots__ = ("_known", "_limits", "_max_line")
+
+    KNOWN_BLOCKS: Final = 1024
+    MAX_BLOCK: Final = 1024
+    MAX_LINE: Final = 1024
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._max_line = min(self.MAX_LINE, limits.request_line + 2)
+        self._known: dict[bytes, Fields] = {}
+
+    def find(self, data: bytes) -> Head | None:
+        """The head at the beginning of the data, if its line is simple and its block known."""
+        match = _SIMPLE.match(data, 0, self._max_line)
+        if match is None:
+            return None
+        start = match.end()
+        end = data.find(HEAD_END, start - 2, start + self.MAX_BLOCK) + 4
+        fields = self._known.get(data[start:end])
+        if fields is None:
+            return None
+        method, target = match.groups()
+        return Head(end, method.decode(), target.decode(), fields)
+
+    def read(self, data: bytes) -> Head:
+        """As `read_head`; what can be found again is noted."""
+        head = read_head(data, self._limits)
+        match = _SIMPLE.match(data, 0, self._max_line)
+        if match is not None and len(data) - match.end() <= self.MAX_BLOCK - 4:
+            if len(self._known) >= self.KNOWN_BLOCKS:
+                del self._known[next(iter(self._known))]
+            self._known[data[match.end() :]] = head.fields
+        return head
 
 
 def _split(data: bytes, method: bytes, target: bytes) -> _Split:

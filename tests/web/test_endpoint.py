@@ -455,6 +455,31 @@ def test_what_one_client_may_the_next_may_not() -> None:
             assert ask(second, get("/guarded"))[0] == 401
 
 
+def test_the_same_header_block_is_judged_anew_for_another_address_and_another_method() -> None:
+    """Header blocks are remembered with their verdict: it is of one address and one operation."""
+    only_one = "[rest:consumer]\nhosts_allow = 127.0.0.1\n[rest:producer]\nhosts_deny = all\n"
+    with (
+        ToyServer(ROUTES, acl=only_one) as toy,
+        toy.connect() as one,
+        toy.connect("127.0.0.2") as other,
+    ):
+        for _ in range(2):
+            for path in ("/guarded", "/guarded?x", "/guarded"):
+                assert ask(one, get(path))[0] == 200
+                assert ask(other, get(path))[0] == 401
+                assert ask(one, get(path, method="POST"))[0] == 401
+
+
+def test_a_remembered_header_block_obeys_a_new_access_file() -> None:
+    with ToyServer(ROUTES) as toy:
+        for acl, status in ((None, 200), (ACCESS, 401)):
+            if acl is not None:
+                toy.application.acl = Acl.parse(acl)
+            for path in ("/guarded", "/guarded?", "/guarded"):
+                with toy.connect() as client:
+                    assert ask(client, get(path))[0] == status
+
+
 # -- the decorator ------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from restmq.web.wire import (
     ChunkedBody,
     FixedBody,
     Head,
+    HeadTable,
     Limits,
     Refusal,
     body_reader,
@@ -192,6 +193,71 @@ def test_whatever_is_accepted_llhttp_reads_the_same(pieces: list[bytes], start: 
     ]
     for name, value in witness.headers:
         assert value in found.headers[name]
+
+
+@given(st.lists(PIECES, max_size=6), st.lists(PIECES, max_size=6))
+def test_a_remembered_block_is_read_as_it_would_be_read_anew(
+    line: list[bytes], fields: list[bytes]
+) -> None:
+    """Law: whatever the table finds, the reader itself would have said the same."""
+    table = HeadTable(LIMITS)
+    block = b"Host: h\r\n" + b"".join(fields) + b"\r\n\r\n"
+    block = block[: block.index(b"\r\n\r\n") + 4]
+    with suppress(Refusal):
+        table.read(b"POST /q/x?y HTTP/1.1\r\n" + block)
+    for data in (
+        b"GET /q/z HTTP/1.1\r\n" + block,
+        b"".join(line) + b"\r\n" + block,
+        b"DELETE /" + b"".join(line) + b" HTTP/1.1\r\n" + block,
+        b"GET /" + b"".join(line) + b" HTTP/1.0\r\n" + block,
+    ):
+        found = table.find(data + b"GET / HTTP/1.1\r\n")
+        if found is None:
+            continue
+        anew = read_head(data[: found.size], LIMITS)
+        for name in ("size", "method", "uri", "path", "query", "host", "http_1_1", "body_length"):
+            assert getattr(found, name) == getattr(anew, name)
+        assert found.headers == anew.headers
+        assert found.keep_alive == anew.keep_alive
+        assert found.expects_continue == anew.expects_continue
+
+
+def test_what_the_table_finds() -> None:
+    table = HeadTable(LIMITS)
+    block = b"Host: h\r\nContent-Length: 3\r\n\r\n"
+    assert table.find(b"POST /q/a HTTP/1.1\r\n" + block) is None
+    fields = table.read(b"POST /q/a HTTP/1.1\r\n" + block).fields
+    found = table.find(b"PUT /q/b%20?c=d HTTP/1.1\r\n" + block + b"abc")
+    assert found is not None
+    assert found.fields is fields
+    assert (found.method, found.path, found.query) == ("PUT", "/q/b%20", "c=d")
+    for line in (b"POST /q/a HTTP/1.0", b"FOO /q HTTP/1.1", b"GET http://x/ HTTP/1.1", b"GET / b"):
+        assert table.find(line + b"\r\n" + block) is None
+    assert table.find(b"POST /q/a HTTP/1.1\r\nX: y\r\n" + block) is None
+    assert table.find(b"POST /q/a HTTP/1.1\r\n" + block[:-1]) is None
+
+
+def test_the_table_refuses_nothing_less_than_the_reader() -> None:
+    """A longer line than is allowed is not let in because its fields are known."""
+    tight = LIMITS._replace(request_line=100)
+    table = HeadTable(tight)
+    block = b"Host: h\r\n\r\n"
+    table.read(b"GET / HTTP/1.1\r\n" + block)
+    fits = b"GET /" + b"a" * 86 + b" HTTP/1.1\r\n" + block
+    assert table.find(fits) is not None
+    assert table.find(fits.replace(b"aa", b"aaa", 1)) is None
+
+
+def test_the_table_is_bounded() -> None:
+    table = HeadTable(LIMITS)
+    for n in range(HeadTable.KNOWN_BLOCKS + 1):
+        table.read(b"GET / HTTP/1.1\r\nHost: h%d\r\n\r\n" % n)
+    assert table.find(b"GET / HTTP/1.1\r\nHost: h0\r\n\r\n") is None
+    for n in (1, HeadTable.KNOWN_BLOCKS):
+        assert table.find(b"GET / HTTP/1.1\r\nHost: h%d\r\n\r\n" % n) is not None
+    long = b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"a" * HeadTable.MAX_BLOCK + b"\r\n\r\n"
+    table.read(long)
+    assert table.find(long) is None
 
 
 @given(st.binary(max_size=200))

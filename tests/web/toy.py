@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 from twisted.internet import threads
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
@@ -138,9 +138,10 @@ class ToyServer:
         """Take one failure off the list; it must hold this text."""
         assert text in self.failures.pop(0)
 
-    def connect(self) -> Client:
-        """A new client."""
-        return Client(socket.create_connection(("127.0.0.1", self.port), DEADLINE))
+    def connect(self, address: str = "127.0.0.1") -> Client:
+        """A new client, from one of the loopback addresses."""
+        to = ("127.0.0.1", self.port)
+        return Client(socket.create_connection(to, DEADLINE, source_address=(address, 0)))
 
     def exchange(self, data: bytes) -> bytes:
         """All that a client that sends this gets until the server closes."""
@@ -152,8 +153,8 @@ class ToyServer:
         self.reactor.run(installSignalHandlers=False)
 
     def _stop(self) -> None:
-        self._listening.stopListening()
-        self.reactor.callLater(0, self.reactor.stop)
+        closed = maybeDeferred(self._listening.stopListening)
+        closed.addCallback(lambda _: self.reactor.callLater(0, self.reactor.stop))
 
     def __call__(self, event: LogEvent) -> None:
         failure = event.get("log_failure")
