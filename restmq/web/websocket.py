@@ -1,8 +1,9 @@
 """``/ws/NAME``: the WebSocket door of 2010, on autobahn.
 
-The handshake comes through the same port, origin and access checks as every request; then
-autobahn has the connection. Each pushed message is a text frame ``{"key", "value"}``; what the
-client sends comes back as it was (an echo). The close handshake ends the subscription.
+The handshake comes through the same port, origin and access checks as every request and is read
+by ``restmq.web.handshake``; then autobahn has the connection. Each pushed message is a text frame
+``{"key", "value"}``; what the client sends comes back as it was (an echo). The close handshake
+ends the subscription.
 
 RFC 6455. No compression. Credentials: HTTP Basic, or the cookie ``auth=user:password``.
 """
@@ -15,15 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 
 from restmq.message import Message
-from restmq.web import historic
+from restmq.web import handshake, historic
 from restmq.web.comet import StreamConsumer, bound_kernel_buffer
-from restmq.web.endpoint import Access, Endpoint, Reply, endpoint
+from restmq.web.endpoint import Access, Endpoint, Refusal, Reply, endpoint
+from restmq.web.frames import TEXT, frame
 from restmq.web.transmit import Outlet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from restmq.web.wire import Head
 
 MAX_FRAME: Final = 1048576
 """The longest message a client may send, in bytes; a longer one closes with 1009."""
@@ -36,13 +36,7 @@ CLOSING_SECONDS: Final = 5
 
 def text_frame(message: Message) -> bytes:
     """A message as an unmasked text frame (RFC 6455, section 5.2); the same for all clients."""
-    payload = historic.line(message)[:-2]
-    size = len(payload)
-    if size < 126:
-        return bytes((0x81, size)) + payload
-    if size < 65536:
-        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
-    return b"\x81\x7f" + size.to_bytes(8, "big") + payload
+    return frame(TEXT, historic.line(message)[:-2])
 
 
 class WebSocket(Endpoint):
@@ -51,10 +45,16 @@ class WebSocket(Endpoint):
     @endpoint(Access.WEBSOCKET)
     def get(self, queue: str) -> Reply | None:
         """Take the handshake, or refuse what is none as the original did."""
-        if self.request.headers.get("upgrade", "").lower() != "websocket":
+        head = self.request.head
+        if not handshake.is_upgrade(head.headers):
             return Reply(403, b"Expected WebSocket Headers")
+        try:
+            asked = handshake.read(head)
+        except Refusal as refusal:
+            body = f"{refusal.why}\r\n".encode("ascii")
+            return Reply(refusal.status, body, "text/plain", refusal.headers)
         bound_kernel_buffer(self.exchange.transport)
-        protocol = _Door(self.broker, queue, self.request.head)
+        protocol = _Door(self.broker, queue, asked)
         protocol.factory = _factory(self.broker.clock)
         self.exchange.take_over(protocol)
         return None
@@ -78,12 +78,6 @@ def _factory(reactor: Any) -> WebSocketServerFactory:
         openHandshakeTimeout=CLOSING_SECONDS,
     )
     return factory
-
-
-def _head_bytes(head: Head) -> bytes:
-    """The request head again, from what was read and checked of it."""
-    fields = "".join(f"{name}: {value}\r\n" for name, value in head.headers.items())
-    return f"{head.method} {head.uri} HTTP/1.1\r\n{fields}\r\n".encode("latin-1")
 
 
 class _Way:
@@ -115,11 +109,11 @@ class _Way:
 class _Door(WebSocketServerProtocol):
     """One client: an echo, and a consumer of the queue from the handshake to the close."""
 
-    def __init__(self, broker: Any, queue: str, head: Head) -> None:
+    def __init__(self, broker: Any, queue: str, asked: handshake.Handshake) -> None:
         super().__init__()
         self._broker = broker
         self._queue = queue
-        self._head = head
+        self._asked = asked
         self._consumer: StreamConsumer | None = None
 
     def connectionMade(self) -> None:
@@ -127,7 +121,7 @@ class _Door(WebSocketServerProtocol):
         super().connectionMade()
         assert self.transport is not None
         self._outlet = Outlet(self.transport)
-        self.dataReceived(_head_bytes(self._head))
+        self.dataReceived(self._asked.head())
 
     def onOpen(self) -> None:
         """The handshake is done: messages may come."""

@@ -22,23 +22,31 @@ Open = Callable[..., "Socket"]
 class Socket:
     """A WebSocket: a handshake, frames out with a mask, frames in without."""
 
-    def __init__(self, port: int, path: str, *headers: str) -> None:
+    def __init__(self, port: int, path: str, *headers: str, **changes: str) -> None:
+        """``headers`` are added to the handshake; ``changes`` take the place of its own fields."""
         self.socket = socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS)
         self._file = self.socket.makefile("rb")
         key = base64.b64encode(os.urandom(16)).decode()
-        lines = (
-            f"GET {path} HTTP/1.1",
-            "Host: localhost",
-            "Upgrade: websocket",
-            "Connection: Upgrade",
-            f"Sec-WebSocket-Key: {key}",
-            "Sec-WebSocket-Version: 13",
-            *headers,
-        )
+        fields = {
+            "Host": "localhost",
+            "Upgrade": "websocket",
+            "Connection": "Upgrade",
+            "Sec-WebSocket-Key": key,
+            "Sec-WebSocket-Version": "13",
+            **{name.replace("_", "-"): value for name, value in changes.items()},
+        }
+        own = (f"{name}: {value}" for name, value in fields.items())
+        lines = (f"GET {path} HTTP/1.1", *own, *headers)
         self.socket.sendall("\r\n".join(lines).encode() + b"\r\n\r\n")
         self.status = int(self._file.readline().split()[1])
-        while self._file.readline() not in (b"\r\n", b""):
-            pass
+        self.headers = {}
+        while (line := self._file.readline()) not in (b"\r\n", b""):
+            name, _, value = line.decode().rstrip().partition(": ")
+            self.headers[name.lower()] = value
+
+    def body(self) -> bytes:
+        """The body of a reply that is no handshake."""
+        return self._file.read(int(self.headers["content-length"]))
 
     def close(self) -> None:
         self._file.close()
@@ -88,8 +96,10 @@ class Socket:
 def ws(server: Daemon) -> Iterator[Open]:
     with ExitStack() as stack:
 
-        def open_socket(path: str, *headers: str, port: int = server.port) -> Socket:
-            made = Socket(port, path, *headers)
+        def open_socket(
+            path: str, *headers: str, port: int = server.port, **changes: str
+        ) -> Socket:
+            made = Socket(port, path, *headers, **changes)
             stack.callback(made.close)
             return made
 
@@ -175,6 +185,16 @@ def test_without_upgrade_it_is_403(server, queue):
     for method in ("GET", "POST"):
         reply = server.request(method, f"/ws/{queue}")
         assert (reply.status, reply.body) == (403, b"Expected WebSocket Headers")
+
+
+def test_a_handshake_that_is_wrong_is_told_why_in_one_line(queue, ws):
+    old = ws(f"/ws/{queue}", Sec_WebSocket_Version="8")
+    assert (old.status, old.headers["sec-websocket-version"]) == (426, "13")
+    assert old.headers["content-type"] == "text/plain"
+    assert old.body() == b"the WebSocket version spoken here is 13\r\n"
+    bad = ws(f"/ws/{queue}", Sec_WebSocket_Key="x")
+    assert bad.status == 400
+    assert bad.body() == b"Sec-WebSocket-Key must be the base64 of 16 bytes, once\r\n"
 
 
 def test_the_access_file_asks_for_name_and_password(daemon, tmp_path: Path, ws):
