@@ -66,6 +66,7 @@ class Settings:
     max_header_bytes: int = 32768
     max_headers: int = 100
     max_connections: int = 10000
+    max_websocket_message: int = 1048576
 
     @property
     def embedded(self) -> bool:
@@ -277,6 +278,7 @@ OPTIONS: tuple[Option, ...] = (
     _option("max-header-bytes", _size(64, _GIB), "most bytes of headers in a request"),
     _option("max-headers", _whole(1, 100000), "most headers in a request"),
     _option("max-connections", _whole(1, 10000000), "most clients connected at once"),
+    _option("max-websocket-message", _size(64, _GIB // 2), "longest message by WebSocket"),
 )
 
 BY_NAME = {option.name: option for option in OPTIONS}

@@ -478,6 +478,7 @@ def test_print_config_shows_each_value_and_where_it_came_from() -> None:
         "max-header-bytes = 32768                         # default",
         "max-headers = 100                                # default",
         "max-connections = 10000                          # default",
+        "max-websocket-message = 1048576                  # default",
     ]
 
 

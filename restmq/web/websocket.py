@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from twisted.internet.protocol import connectionDone
 
 from restmq.message import Message
 from restmq.web import handshake, historic
@@ -25,13 +26,19 @@ from restmq.web.transmit import Outlet
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MAX_FRAME: Final = 1048576
-"""The longest message a client may send, in bytes; a longer one closes with 1009."""
+    from twisted.internet.interfaces import IDelayedCall
+    from twisted.python.failure import Failure
 
-MAX_ECHO_BACKLOG: Final = 1048576
-"""Bytes a client may leave unread before it is cut off for sending without reading."""
+    from restmq.settings import Settings
+
+MIN_ECHO_BACKLOG: Final = 1048576
+"""Bytes a client may leave unread before it is cut off for sending without reading.
+
+One echo is always allowed, so with longer messages it is their length.
+"""
 
 CLOSING_SECONDS: Final = 5
+"""How long a client may take for its part of the close handshake, and to read what was sent."""
 
 
 def text_frame(message: Message) -> bytes:
@@ -54,8 +61,8 @@ class WebSocket(Endpoint):
             body = f"{refusal.why}\r\n".encode("ascii")
             return Reply(refusal.status, body, "text/plain", refusal.headers)
         bound_kernel_buffer(self.exchange.transport)
-        protocol = _Door(self.broker, queue, asked)
-        protocol.factory = _factory(self.broker.clock)
+        protocol = _Door(self.broker, queue, asked, self.settings)
+        protocol.factory = _factory(self.broker.clock, self.settings.max_websocket_message)
         self.exchange.take_over(protocol)
         return None
 
@@ -66,14 +73,14 @@ class WebSocket(Endpoint):
 
 
 @cache
-def _factory(reactor: Any) -> WebSocketServerFactory:
+def _factory(reactor: Any, max_message: int) -> WebSocketServerFactory:
     """What all connections share. Who may connect was decided before: any origin is right here."""
     factory = WebSocketServerFactory(reactor=reactor)  # type: ignore[no-untyped-call]
     factory.setProtocolOptions(  # type: ignore[no-untyped-call]
         webStatus=False,
         failByDrop=False,
-        maxFramePayloadSize=MAX_FRAME,
-        maxMessagePayloadSize=MAX_FRAME,
+        maxFramePayloadSize=max_message,
+        maxMessagePayloadSize=max_message,
         closeHandshakeTimeout=CLOSING_SECONDS,
         openHandshakeTimeout=CLOSING_SECONDS,
     )
@@ -109,12 +116,20 @@ class _Way:
 class _Door(WebSocketServerProtocol):
     """One client: an echo, and a consumer of the queue from the handshake to the close."""
 
-    def __init__(self, broker: Any, queue: str, asked: handshake.Handshake) -> None:
+    def __init__(
+        self,
+        broker: Any,
+        queue: str,
+        asked: handshake.Handshake,
+        settings: Settings,
+    ) -> None:
         super().__init__()
         self._broker = broker
         self._queue = queue
         self._asked = asked
+        self._max_message = settings.max_websocket_message
         self._consumer: StreamConsumer | None = None
+        self._patience: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         """The transport is ours: let autobahn read the handshake."""
@@ -130,17 +145,57 @@ class _Door(WebSocketServerProtocol):
         self._broker.attach(self._queue, self._consumer)
 
     def onMessage(self, payload: bytes, is_binary: bool) -> None:
-        """Echo; who sends and never reads is cut off."""
-        if self._outlet.backlog() > MAX_ECHO_BACKLOG:
-            self.dropConnection(abort=True)
-        else:
+        """Echo it."""
+        if self._is_read():
             self.sendMessage(payload, is_binary)  # type: ignore[no-untyped-call]
+
+    def onPing(self, payload: bytes) -> None:
+        """Answer."""
+        if self._is_read():
+            super().onPing(payload)
+
+    def _is_read(self) -> bool:
+        """Whether the client takes what it gets; who sends and never reads is cut off."""
+        if self._outlet.backlog() <= max(MIN_ECHO_BACKLOG, self._max_message):
+            return True
+        self.dropConnection(abort=True)
+        return False
 
     def _queue_deleted(self) -> None:
         self.sendClose(self.CLOSE_STATUS_CODE_NORMAL, "the queue was deleted")
 
+    def sendCloseFrame(self, *args: Any, **kwargs: Any) -> None:
+        """Say goodbye: no message may follow (RFC 6455, section 5.5.1)."""
+        super().sendCloseFrame(*args, **kwargs)
+        self._leave()
+
+    def dropConnection(self, abort: bool = False) -> None:
+        """End the connection.
+
+        After a close handshake, what was sent before still reaches the client, if it reads that
+        in time; autobahn would reset the connection and lose the close frame.
+        """
+        abort = abort and not self.wasClean
+        if not abort and self._patience is None:
+            self._patience = self._broker.clock.callLater(CLOSING_SECONDS, self._abort)
+        super().dropConnection(abort)
+
+    def _abort(self) -> None:
+        self._patience = None
+        self._closeConnection(abort=True)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The client is gone."""
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        super().connectionLost(reason)
+
     def onClose(self, was_clean: bool, code: int | None, reason: str | None) -> None:
         """The client closes, or is gone."""
+        self._leave()
+
+    def _leave(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             consumer.left()

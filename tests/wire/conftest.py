@@ -3,6 +3,7 @@
 ``server``   a daemon with an embedded store
 ``queue``    the name of a queue nobody has used
 ``comet``    ``comet("/c/x")`` opens a stream, closed at the end of the test
+``ws``       ``ws("/ws/x")`` opens a WebSocket, likewise
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pytest
 
 from tests.support import Daemon
 from tests.wire.clients import Comet
+from tests.wire.websockets import Socket
 
 _numbers = itertools.count(1)
 
@@ -43,3 +45,17 @@ def comet(server: Daemon) -> Iterator[Callable[..., Comet]]:
             return stack.enter_context(Comet(server.port, path, *headers, version=version))
 
         yield open_stream
+
+
+@pytest.fixture
+def ws(server: Daemon) -> Iterator[Callable[..., Socket]]:
+    with ExitStack() as stack:
+
+        def open_socket(
+            path: str, *headers: str, port: int = server.port, **changes: str
+        ) -> Socket:
+            made = Socket(port, path, *headers, **changes)
+            stack.callback(made.close)
+            return made
+
+        yield open_socket

@@ -3,107 +3,12 @@
 from __future__ import annotations
 
 import base64
-import json
-import os
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.support import DEADLINE_SECONDS, Daemon
 from tests.wire.clients import add, get, post
-
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-Open = Callable[..., "Socket"]
-
-
-class Socket:
-    """A WebSocket: a handshake, frames out with a mask, frames in without."""
-
-    def __init__(self, port: int, path: str, *headers: str, **changes: str) -> None:
-        """``headers`` are added to the handshake; ``changes`` take the place of its own fields."""
-        self.socket = socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS)
-        self._file = self.socket.makefile("rb")
-        key = base64.b64encode(os.urandom(16)).decode()
-        fields = {
-            "Host": "localhost",
-            "Upgrade": "websocket",
-            "Connection": "Upgrade",
-            "Sec-WebSocket-Key": key,
-            "Sec-WebSocket-Version": "13",
-            **{name.replace("_", "-"): value for name, value in changes.items()},
-        }
-        own = (f"{name}: {value}" for name, value in fields.items())
-        lines = (f"GET {path} HTTP/1.1", *own, *headers)
-        self.socket.sendall("\r\n".join(lines).encode() + b"\r\n\r\n")
-        self.status = int(self._file.readline().split()[1])
-        self.headers = {}
-        while (line := self._file.readline()) not in (b"\r\n", b""):
-            name, _, value = line.decode().rstrip().partition(": ")
-            self.headers[name.lower()] = value
-
-    def body(self) -> bytes:
-        """The body of a reply that is no handshake."""
-        return self._file.read(int(self.headers["content-length"]))
-
-    def close(self) -> None:
-        self._file.close()
-        self.socket.close()
-
-    def send(
-        self, payload: bytes, opcode: int = TEXT, *, fin: bool = True, mask: bool = True
-    ) -> None:
-        size = len(payload)
-        first = bytes([(0x80 if fin else 0) | opcode])
-        bit = 0x80 if mask else 0
-        if size < 126:
-            head = first + bytes([bit | size])
-        elif size < 65536:
-            head = first + bytes([bit | 126]) + size.to_bytes(2, "big")
-        else:
-            head = first + bytes([bit | 127]) + size.to_bytes(8, "big")
-        key = b"\1\2\3\4"
-        if mask:
-            payload = bytes(b ^ key[i % 4] for i, b in enumerate(payload))
-        self.socket.sendall(head + (key if mask else b"") + payload)
-
-    def frame(self) -> tuple[int, bytes]:
-        """The next frame: opcode and payload."""
-        first, second = self._file.read(2)
-        assert first & 0x80, "the broker sends whole messages"
-        assert not second & 0x80, "a server never masks"
-        size = second & 0x7F
-        if size > 125:
-            size = int.from_bytes(self._file.read(2 if size == 126 else 8), "big")
-        return first & 0x0F, self._file.read(size)
-
-    def message(self) -> dict[str, str]:
-        """The next pushed message."""
-        opcode, payload = self.frame()
-        assert opcode == TEXT
-        return json.loads(payload)
-
-    def close_code(self) -> int:
-        """The code of the close frame, which must come next."""
-        opcode, payload = self.frame()
-        assert opcode == CLOSE, (opcode, payload)
-        return int.from_bytes(payload[:2], "big")
-
-
-@pytest.fixture
-def ws(server: Daemon) -> Iterator[Open]:
-    with ExitStack() as stack:
-
-        def open_socket(
-            path: str, *headers: str, port: int = server.port, **changes: str
-        ) -> Socket:
-            made = Socket(port, path, *headers, **changes)
-            stack.callback(made.close)
-            return made
-
-        yield open_socket
+from tests.wire.websockets import BINARY, CLOSE, PING, PONG, TEXT, encoded
 
 
 def test_messages_are_pushed_as_text_frames(server, queue, ws):
@@ -154,9 +59,36 @@ def test_after_the_close_handshake_messages_stay_in_the_queue(server, queue, ws)
     client = ws(f"/ws/{queue}")
     client.send(b"\x03\xe8", CLOSE)
     assert client.close_code() == 1000
-    assert client.socket.recv(1) == b""
+    assert client.is_over()
     add(server, queue, "kept")
     assert b"kept" in get(server, f"/q/{queue}").body
+
+
+def test_after_an_error_nothing_is_pushed_and_messages_stay_in_the_queue(server, queue, ws):
+    client = ws(f"/ws/{queue}")
+    client.send(b"x", 3)
+    assert client.close_code() == 1002
+    add(server, queue, "kept")
+    assert b"kept" in get(server, f"/q/{queue}").body
+    client.send(b"\x03\xea", CLOSE)
+    assert client.is_over()
+
+
+def test_who_sends_pings_and_never_reads_is_cut_off(queue, ws):
+    client = ws(f"/ws/{queue}")
+    pings = encoded(b"*" * 125, PING) * 1000
+    with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        for _ in range(1000):  # 131 MB, of which the kernel holds a few
+            client.socket.sendall(pings)
+
+
+def test_the_longest_message_is_an_option(daemon, ws):
+    port = daemon("--max-websocket-message", "4KiB").port
+    client = ws("/ws/x", port=port)
+    client.send(b"x" * 4096)
+    assert client.frame() == (TEXT, b"x" * 4096)
+    client.send(b"x" * 4097)
+    assert client.close_code() == 1009
 
 
 def test_delete_of_the_queue_closes_every_socket(server, queue, ws):
@@ -165,6 +97,9 @@ def test_delete_of_the_queue_closes_every_socket(server, queue, ws):
     assert [c.message()["value"] for c in clients] == ["first"] * 3
     server.request("DELETE", f"/q/{queue}")
     assert [c.close_code() for c in clients] == [1000] * 3
+    for client in clients:
+        client.send(b"\x03\xe8", CLOSE)
+        assert client.is_over()
 
 
 def test_round_robin_deals_to_sockets_and_streams_alike(server, queue, ws, comet):
