@@ -3,15 +3,19 @@
     RestMQError
       BadRequest            what the client sent makes no sense; nothing changed
         BadQueueName
+      WrongDelivery         what is asked needs round robin, and the queue is broadcast; nothing changed
       BadAcl                the access file can't be read or understood; no rule changed
       StoreError            the store did not do it
         StoreAway           it was not asked, or said it can't: nothing changed
         OutcomeUnknown      it was asked and the reply was lost: it may have happened
         StoreFull           it is at its memory limit: nothing changed
         StoreRefused        it answered with an error: nothing changed
+        LeasedOnly          the queue's mode forbids it: nothing changed
 
 Status codes for these are in one table, ``restmq.web.endpoint.STATUS``.
 """
+
+from __future__ import annotations
 
 
 class RestMQError(Exception):
@@ -24,6 +28,10 @@ class BadRequest(RestMQError):
 
 class BadQueueName(BadRequest):
     """A queue name that no store key can be made of."""
+
+
+class WrongDelivery(RestMQError):
+    """What is asked makes no sense with the queue's delivery; the text says how to mend it."""
 
 
 class BadAcl(RestMQError):
@@ -48,3 +56,16 @@ class StoreFull(StoreError):
 
 class StoreRefused(StoreError):
     """The store answered with an error of its own, kept as the text. Nothing changed."""
+
+
+class LeasedOnly(StoreError):
+    """The queue's mode is jobs: its messages are handed out under a lease only. Nothing changed."""
+
+    @classmethod
+    def of(cls, queue: str) -> LeasedOnly:
+        """The error in words for clients."""
+        return cls(
+            f"the queue {queue!r} is in mode jobs: its messages are handed out under a lease only "
+            "(a stream with ack=1); observe=1 gives copies, and the setting mode=open lets every "
+            "door take them"
+        )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from restmq.names import message_key
@@ -16,12 +17,20 @@ class Policy(enum.Enum):
     ROUNDROBIN = 2
 
 
+class Mode(enum.Enum):
+    """What a queue allows: every door, or only those that lease (its messages are jobs)."""
+
+    OPEN = 1
+    JOBS = 2
+
+
 class Message(NamedTuple):
     """A message as it left the store.
 
     ``body`` is exactly what was put in, or None when it was deleted or its time to
     live ended before it was taken. ``content_type`` is None when none was stated.
-    ``created_ms`` is the store's clock, milliseconds since 1970.
+    ``created_ms`` is the store's clock, milliseconds since 1970. ``pos`` counts what was
+    broadcast in this queue; 0 where the message was not.
     """
 
     queue: str
@@ -29,6 +38,7 @@ class Message(NamedTuple):
     body: bytes | None
     content_type: str | None = None
     created_ms: int = 0
+    pos: int = 0
 
     @property
     def key(self) -> str:
@@ -48,7 +58,8 @@ class QueueInfo(NamedTuple):
 
     ``started`` and ``policy`` are None where they were never set (an unknown queue);
     ``length`` counts waiting messages, ``in_flight`` pushed ones nobody confirmed yet,
-    ``daemons`` those that have consumers of it.
+    ``daemons`` those that have consumers of it. ``consumers`` are open streams by transport, on
+    all daemons; ``missed`` what slow ones lost so far.
     """
 
     name: str
@@ -58,23 +69,38 @@ class QueueInfo(NamedTuple):
     in_flight: int
     daemons: int
     last_id: int
+    mode: Mode | None = None
+    replay_ms: int = 0
+    replay_messages: int = 0
+    missed: int = 0
+    epoch: int = 0
+    consumers: Mapping[str, int] = MappingProxyType({})
 
 
 class Batch:
     """Messages of one queue that are pushed together, encoded once per wire format."""
 
-    __slots__ = ("_encoded", "dealt", "messages", "size")
+    __slots__ = ("_encoded", "dealt_pos", "epoch", "messages", "size")
 
-    def __init__(self, messages: Sequence[Message], size: int, dealt: bool = False) -> None:
+    def __init__(
+        self, messages: Sequence[Message], size: int, dealt_pos: int = 0, epoch: int = 0
+    ) -> None:
         """``messages`` are in order and none is gone; ``size`` is about their bytes.
 
-        ``dealt``: this consumer alone gets them (round robin), so none may be dropped; how many
-        it is given at a time is bounded by `restmq.core.delivery.ROOM`.
+        ``dealt_pos``: not 0 when this consumer alone gets them (round robin), so that none may be
+        dropped; it names the chunk in a receipt. How many a consumer is given at a time is
+        bounded by `restmq.core.port.ROOM`. ``epoch`` is the life of the store they belong to.
         """
         self.messages = messages
         self.size = size
-        self.dealt = dealt
+        self.dealt_pos = dealt_pos
+        self.epoch = epoch
         self._encoded: dict[Callable[[Message], bytes], bytes] = {}
+
+    @property
+    def dealt(self) -> bool:
+        """Nobody else gets them."""
+        return self.dealt_pos > 0
 
     def encoded(self, encode: Callable[[Message], bytes]) -> bytes:
         """All messages through ``encode``, joined; the work is done once per function."""

@@ -67,6 +67,14 @@ class Settings:
     max_headers: int = 100
     max_connections: int = 10000
     max_websocket_message: int = 1048576
+    stream_slow: str = "drop-oldest"
+    stream_buffer: int = 1000
+    stream_buffer_bytes: int = 1048576
+    max_stream_buffer: int = 10000
+    max_stream_buffer_bytes: int = 16777216
+    heartbeat: float = 15.0
+    lease: float = 30.0
+    max_lease: float = 43200.0
 
     @property
     def embedded(self) -> bool:
@@ -279,6 +287,19 @@ OPTIONS: tuple[Option, ...] = (
     _option("max-headers", _whole(1, 100000), "most headers in a request"),
     _option("max-connections", _whole(1, 10000000), "most clients connected at once"),
     _option("max-websocket-message", _size(64, _GIB // 2), "longest message by WebSocket"),
+    _option(
+        "stream-slow",
+        _one_of("drop-oldest", "drop-newest", "latest", "disconnect"),
+        "what a stream does whose client reads too slowly: drop-oldest, drop-newest, latest or "
+        "disconnect",
+    ),
+    _option("stream-buffer", _whole(1, 1000000), "messages that may wait for a slow client"),
+    _option("stream-buffer-bytes", _size(1, _GIB), "bytes of them"),
+    _option("max-stream-buffer", _whole(1, 1000000), "most messages a client may ask for"),
+    _option("max-stream-buffer-bytes", _size(1, _GIB), "most bytes of them"),
+    _option("heartbeat", _seconds, "seconds between signs of life on a quiet stream"),
+    _option("lease", _seconds, "seconds for which a message is leased unless the client says"),
+    _option("max-lease", _seconds, "longest lease a client may ask for"),
 )
 
 BY_NAME = {option.name: option for option in OPTIONS}

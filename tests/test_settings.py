@@ -139,6 +139,7 @@ def test_every_option_can_be_given_in_each_place() -> None:
         "redis-prefix": "p:",
         "data-dir": "/d",
         "appendfsync": "always",
+        "stream-slow": "latest",
         "listen": "::1",
         "host-name": "mq",
         "origin": "https://a",
@@ -479,6 +480,14 @@ def test_print_config_shows_each_value_and_where_it_came_from() -> None:
         "max-headers = 100                                # default",
         "max-connections = 10000                          # default",
         "max-websocket-message = 1048576                  # default",
+        'stream-slow = "drop-oldest"                      # default',
+        "stream-buffer = 1000                             # default",
+        "stream-buffer-bytes = 1048576                    # default",
+        "max-stream-buffer = 10000                        # default",
+        "max-stream-buffer-bytes = 16777216               # default",
+        "heartbeat = 15.0                                 # default",
+        "lease = 30.0                                     # default",
+        "max-lease = 43200.0                              # default",
     ]
 
 

@@ -10,8 +10,11 @@ from twisted.internet.defer import Deferred, FirstError, ensureDeferred, gatherR
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from restmq.core.delivery import Consumer
+from restmq.core.commands import Replay
 from restmq.core.feeds import TICK_SECONDS, Feeds
+from restmq.core.observers import Observers
+from restmq.core.port import Consumer
+from restmq.core.presence import Presence
 from restmq.core.queues import Queues
 from restmq.core.scripted import QueueScripts
 from restmq.errors import StoreError
@@ -22,10 +25,15 @@ from restmq.redis.pipeline import encode
 from restmq.redis.scripts import load
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
     from twisted.internet.interfaces import IReactorTime
 
     from restmq.settings import Settings
     from restmq.store_address import StoreAddress
+
+OBSERVER = "observe"
+"""The word under which observers are counted, whatever their transport."""
 
 LEAVE_SECONDS = 3.0
 """How long a stopping daemon tries to hand back what it has in hand."""
@@ -52,12 +60,17 @@ class Broker:
         keys = Keys(settings.redis_prefix, named.db if named else 0)
         queue_scripts = QueueScripts(keys, scripts)
         self._queues = Queues(reactor, self._store, queue_scripts)
-        self._feeds = Feeds(self._store, queue_scripts, self.daemon)
-        self._ticking = task.LoopingCall(self._feeds.tick)
+        self._feeds = Feeds(reactor, self._store, queue_scripts, self.daemon)
+        self._observers = Observers(self._store, queue_scripts)
+        self._presence = Presence(reactor, self._store, queue_scripts, self.daemon)
+        self._ticking = task.LoopingCall(self._tick)
         self._ticking.clock = reactor
         self._store.on_ready = self._store_ready
+        self._store.on_channel = self._channel
+        self._store.on_message = self._message
         self.add = self._queues.add
         self.pop = self._queues.pop
+        self.acknowledge = self._queues.acknowledge
 
     def start(self, address: StoreAddress) -> None:
         """Connect to the store, and stay connected."""
@@ -73,6 +86,7 @@ class Broker:
         if self._ticking.running:
             self._ticking.stop()
         self._feeds.leave_all()
+        self._presence.stop()
         deadline = self._reactor.seconds() + LEAVE_SECONDS
         while not self._feeds.empty and self._store.ready and self._reactor.seconds() < deadline:
             await task.deferLater(self._reactor, 0.01)
@@ -108,6 +122,10 @@ class Broker:
     def set_policy(self, queue: str, policy: Policy) -> Deferred[None]:
         """Broadcast or round robin, for what is pushed from now on."""
         return self._queues.set_policy(queue, policy)
+
+    def change(self, queue: str, fields: Mapping[str, int]) -> Deferred[None]:
+        """Set fields of the queue, as status.lua names them, all in one step."""
+        return self._queues.change(queue, fields)
 
     def inspect(self, queue: str) -> Deferred[QueueInfo]:
         """The numbers of one queue; zeros and None for an unknown one."""
@@ -150,17 +168,63 @@ class Broker:
 
     # ---- consumers
 
-    def attach(self, queue: str, consumer: Consumer) -> None:
-        """Give the consumer what is pushed from the queue, until `detach`."""
+    def attach(self, queue: str, consumer: Consumer, transport: str) -> None:
+        """Give the consumer what is pushed from the queue, until `detach`.
+
+        ``transport`` is the word under which it is counted.
+        """
+        self._presence.came(queue, transport)
         self._feeds.attach(queue, consumer)
 
-    def detach(self, queue: str, consumer: Consumer) -> None:
+    def detach(self, queue: str, consumer: Consumer, transport: str) -> None:
         """The consumer is gone; what it had in hand of dealt messages goes to others."""
+        self._presence.left(queue, transport)
         self._feeds.detach(queue, consumer)
+
+    def observe(self, queue: str, consumer: Consumer) -> None:
+        """Give the consumer copies of what is added, until `unobserve`."""
+        self._presence.came(queue, OBSERVER)
+        self._observers.attach(queue, consumer)
+
+    def unobserve(self, queue: str, consumer: Consumer) -> None:
+        """The observer is gone."""
+        self._presence.left(queue, OBSERVER)
+        self._observers.detach(queue, consumer)
+
+    def replay(self, queue: str, epoch: int, after: int, answer: Callable[[Replay], None]) -> None:
+        """Read what was broadcast after a position, for a consumer that is attached already.
+
+        ``epoch`` 0: from the oldest that is kept. What is pushed behind the position of the answer
+        comes to the consumer. While the store is away there is no answer.
+        """
+        self._feeds.replay(queue, epoch, after, answer)
+
+    def give_back(self, queue: str, consumer: Consumer, pos: int, ids: Iterable[int]) -> int:
+        """The lease of messages is over: what was not acknowledged goes to another consumer."""
+        return self._feeds.give_back(queue, consumer, pos, ids)
+
+    def count_missed(self, queue: str, count: int) -> None:
+        """A slow consumer lost so many messages."""
+        self._presence.missed(queue, count)
 
     def drained(self, queue: str, consumer: Consumer) -> None:
         """All that the consumer had in hand is with the kernel."""
         self._feeds.drained(queue, consumer)
+
+    def _tick(self) -> None:
+        self._feeds.tick()
+        self._observers.tick()
+        self._presence.tick()
+
+    def _channel(self, up: bool) -> None:
+        self._feeds.channel(up)
+        if up:
+            self._observers.channel_up()
+
+    def _message(self, message: Any) -> None:
+        kind, channel, content = message
+        if kind != b"message" or not self._observers.received(channel, content):
+            self._feeds.message(message)
 
     def _store_ready(self) -> None:
         self._queues.reconnected()

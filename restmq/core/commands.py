@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from restmq.core.delivery import Hello, Joined, Report, Settled, Window
-from restmq.core.wire import decode_entry
-from restmq.message import Message, Peeked, Policy, QueueInfo
+from restmq.core.port import Hello, Joined, Report, Settled, Window
+from restmq.core.wire import decode_entry, encode_numbers
+from restmq.message import Message, Mode, Peeked, Policy, QueueInfo
 
 LEASE_MS = 15000
 """How long a daemon that says nothing counts as there."""
@@ -35,13 +35,8 @@ def _slots(slots: Sequence[tuple[int, int]]) -> list[bytes]:
 def _settled(settled: Sequence[Settled]) -> list[bytes]:
     out = [_number(len(settled))]
     for item in settled:
-        out += [
-            _number(item.pos),
-            _number(item.messages),
-            item.rest,
-            _number(len(item.back)),
-            *item.back,
-        ]
+        whole = b"1" if item.whole else b"0"
+        out += [_number(item.pos), whole, encode_numbers(item.done), encode_numbers(item.back)]
     return out
 
 
@@ -92,6 +87,27 @@ def window_answer(reply: Any) -> Window:
     return Window(int(reply[0]), int(reply[1]), reply[2] == 1, reply[3:])
 
 
+class Replay(NamedTuple):
+    """What ``replay.lua`` tells: where the stream is, where what is kept begins, the last id, chunks."""
+
+    epoch: int
+    pos: int
+    kept_from: int
+    last_id: int
+    chunks: list[bytes]
+
+
+def replay_arguments(epoch: int, after: int) -> list[bytes]:
+    """``epoch`` 0: from the oldest that is kept."""
+    return [_number(after), _number(epoch)]
+
+
+def replay_answer(reply: Any) -> Replay:
+    """The chunks that end behind the position."""
+    epoch, pos, kept_from, last_id = map(int, reply[:4])
+    return Replay(epoch, pos, kept_from, last_id, reply[4:])
+
+
 def pop_answer(queue: str, reply: Any) -> Popped:
     """Messages in order."""
     return Popped([decode_entry(queue, entry) for entry in reply[2:]], reply[1] == 1)
@@ -115,9 +131,25 @@ def inspect_answer(queue: str, reply: Any) -> QueueInfo:
         int(in_flight),
         int(daemons),
         int(last_id),
+        {b"1": Mode.OPEN, b"2": Mode.JOBS}.get(reply[6]),
+        int(reply[7]),
+        int(reply[8]),
+        int(reply[9]),
+        int(reply[10]),
+        _presence(reply[11]),
     )
+
+
+def _presence(texts: Sequence[bytes]) -> dict[str, int]:
+    """The sum of what all daemons say, by transport."""
+    counts: dict[str, int] = {}
+    for text in texts:
+        for part in text.decode("ascii").split(","):
+            transport, _, count = part.partition("=")
+            counts[transport] = counts.get(transport, 0) + int(count)
+    return dict(sorted(counts.items()))
 
 
 def newest_answer(reply: Any) -> list[int]:
     """The newest waiting ids, newest first."""
-    return list(map(int, reply[6:]))
+    return list(map(int, reply[12:]))

@@ -29,24 +29,13 @@ falls behind the others may lose what is in its own buffer.
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Sequence
 
-from restmq.core.wire import (
-    ChunkHead,
-    chunk_entries,
-    chunk_head,
-    chunk_numbers,
-    decode_entry,
-    entry_id,
-    smaller_chunk,
-)
+from restmq.core.dealt import Hands
+from restmq.core.port import Consumer, Hello, Joined, Port, Report, Window
+from restmq.core.wire import ChunkHead, chunk_entries, chunk_head, decode_entry, mark_pairs
 from restmq.message import Batch, Message
-
-ROOM = 1000
-"""What a slot may hold of dealt messages, in units: one a message and one for each whole KiB."""
 
 LAG_MESSAGES, LAG_BYTES = 4500, 12582912
 """How far a daemon whose consumers all hang may fall behind before it takes and drops: more than the
@@ -55,158 +44,8 @@ store pushes while no kernel takes any (UNSAFE in common.lua), less than it push
 HELD_BYTES, HELD_CHUNKS = 1048576, 64
 """How much that comes on a channel is kept while the window is read."""
 
-REPORTED = 1000
-"""How many dealt chunks a confirm settles at most; the next one says the rest."""
-
 WINDOW = 8000
 """More than a broadcast window ever holds: IN_FLIGHT_MESSAGES and one chunk (common.lua)."""
-
-
-class Consumer(Protocol):
-    """An open stream, as the delivery sees it."""
-
-    def deliver(self, batch: Batch) -> bool:
-        """Take messages; True if every byte is with the kernel, else `Feed.drained` is called later."""
-
-    def end(self) -> None:
-        """The queue was deleted: finish the response."""
-
-
-class Hello(NamedTuple):
-    """What a daemon says when it joins.
-
-    ``again``: it was registered before. The numbers are what it knows of the queue (epoch 0:
-    nothing); more than the store knows of itself proves that the store lost time. Slots are
-    (number, room).
-    """
-
-    again: bool
-    epoch: int
-    pos: int
-    dealt_pos: int
-    last_id: int
-    slots: list[tuple[int, int]]
-
-
-class Joined(NamedTuple):
-    """What ``join.lua`` tells; ``known`` when the store remembered this daemon."""
-
-    known: bool
-    epoch: int
-    pos: int
-    bpos: int
-    dealt_pos: int
-    last_pos: int
-
-
-class Window(NamedTuple):
-    """What ``window.lua`` tells: chunks after a position, and whether there are more."""
-
-    epoch: int
-    reached: int
-    more: bool
-    chunks: list[bytes]
-
-
-class Settled(NamedTuple):
-    """A dealt chunk this daemon is through with, wholly or but for ``rest`` (a smaller chunk).
-
-    ``messages`` is how many it had in the window; ``back`` are entries nobody here got.
-    """
-
-    pos: int
-    messages: int
-    rest: bytes
-    back: list[bytes]
-
-
-class Report(NamedTuple):
-    """What is said in a confirm or leave: positions, changed slots, dealt chunks.
-
-    Up to ``safe_pos`` everything is with a kernel, up to ``pos`` with consumers.
-    """
-
-    epoch: int
-    safe_pos: int
-    safe_bpos: int
-    pos: int
-    bpos: int
-    look: bool
-    slots: list[tuple[int, int]]
-    settled: list[Settled]
-
-
-class Port(Protocol):
-    """What a feed asks of the outside. Each call is answered by one call back, in any later turn."""
-
-    def subscribe(self, feed: Feed) -> None:
-        """Listen to both channels; then `Feed.subscribed`, and again after every reconnect."""
-
-    def unsubscribe(self, feed: Feed) -> None:
-        """Stop listening; no answer."""
-
-    def join(self, feed: Feed, hello: Hello) -> None:
-        """``join.lua``; then `Feed.joined`."""
-
-    def window(self, feed: Feed, dealt: bool, after: int) -> None:
-        """``window.lua``; then `Feed.window_read`."""
-
-    def confirm(self, feed: Feed, report: Report) -> None:
-        """``confirm.lua``; then `Feed.confirmed`."""
-
-    def leave(self, feed: Feed, report: Report) -> None:
-        """``leave.lua`` until it is done; then `Feed.left`."""
-
-
-class _Slot:
-    """A consumer's place in the turn; ``used`` is the room that dealt messages hold.
-
-    ``behind``: it was handed broadcast messages that are not all with the kernel.
-    """
-
-    __slots__ = ("behind", "consumer", "had_chunks", "number", "told", "used", "waiting")
-
-    def __init__(self, number: int, consumer: Consumer, had_chunks: int) -> None:
-        self.number = number
-        self.consumer = consumer
-        self.had_chunks = had_chunks
-        self.used = 0
-        self.told = self.behind = False
-        self.waiting: deque[tuple[_Dealt, int]] = deque()
-
-
-class _Dealt:
-    """A dealt chunk in hand: which entries are not with a kernel yet, which go back.
-
-    ``charged``: the room that the store counts for our slots is less by these entries.
-    """
-
-    __slots__ = (
-        "back", "charged", "chunk", "dirty", "entries", "messages", "numbers", "open", "pos",
-    )  # fmt: skip
-
-    def __init__(self, chunk: bytes, head: ChunkHead, charged: bool) -> None:
-        self.chunk = chunk
-        self.charged = charged
-        self.pos = head.pos
-        self.messages = head.messages
-        self.entries = chunk_entries(chunk)
-        self.numbers = chunk_numbers(chunk)
-        self.open = set(range(head.messages))
-        self.back: list[bytes] = []
-        self.dirty = False
-
-    def settle(self) -> Settled:
-        """Say what is done of it since the last time."""
-        kept = sorted(self.open)
-        rest = b""
-        if kept:
-            rest = smaller_chunk(
-                self.chunk, [self.entries[i] for i in kept], [self.numbers[i] for i in kept]
-            )
-        settled = Settled(self.pos, self.messages, rest, self.back)
-        self.messages, self.back, self.dirty = len(kept), [], False
-        return settled
 
 
 class _Handed:
@@ -221,11 +60,6 @@ class _Handed:
         self.safe = False
 
 
-def cost(entry: bytes) -> int:
-    """The room an entry takes up: as ``take_turns`` in common.lua counts it."""
-    return 1 + len(entry) // 1024
-
-
 class Feed:
     """The consumers of one queue on this daemon, and where they are in its stream."""
 
@@ -234,17 +68,15 @@ class Feed:
         self.queue = queue
         self.missed = 0
         self._port = port
-        self._slots: dict[Consumer, _Slot] = {}
-        self._by_number: dict[int, _Slot] = {}
-        self._numbers = itertools.count(1)
+        self._hands = Hands(queue)
+        self._slots = self._hands.slots
         self._busy = False
         self._subscribed = False
         self._joined = False
         self._registered = False
         self._reset(0)
-        self._gone_slots: list[int] = []
-        self._gained: dict[int, int] = {}
         self._renew = self._again = False
+        self._when_joined: list[Callable[[], None]] = []
 
     def _reset(self, epoch: int) -> None:
         """Another life of the store: nothing that was known of positions holds."""
@@ -264,8 +96,7 @@ class Feed:
         self._seen = {False: 0, True: 0}
         self._seen_bpos = 0
         self._missing = {False: False, True: False}
-        self._dealt: deque[_Dealt] = deque()
-        self._unanswered: list[Settled] = []
+        self._hands.forget()
 
     # ---- consumers
 
@@ -281,8 +112,7 @@ class Feed:
 
     def attach(self, consumer: Consumer) -> None:
         """A consumer gets every chunk from now on (the first one starts the feed)."""
-        slot = _Slot(next(self._numbers), consumer, self._chunks)
-        self._slots[consumer] = self._by_number[slot.number] = slot
+        self._hands.attach(consumer, self._chunks)
         if len(self._slots) == 1 and not self._subscribed:
             self._port.subscribe(self)
         self._rewind()
@@ -290,16 +120,15 @@ class Feed:
 
     def detach(self, consumer: Consumer) -> None:
         """The consumer is gone; what it had in hand of dealt messages goes back."""
-        slot = self._slots.pop(consumer, None)
-        if slot is None:
-            return
-        del self._by_number[slot.number]
-        self._gained.pop(slot.number, None)
-        if slot.told:
-            self._gone_slots.append(slot.number)
-        for dealt, index in slot.waiting:
-            self._give_back(dealt, index)
-        self._step()
+        if self._hands.detach(consumer):
+            self._step()
+
+    def give_back(self, consumer: Consumer, pos: int, ids: Iterable[int]) -> int:
+        """The lease of these messages of a dealt chunk is over; how many were not acknowledged."""
+        count = self._hands.give_back(consumer, pos, ids)
+        if count:
+            self._step()
+        return count
 
     def _rewind(self) -> None:
         """What is with no kernel yet is still in the window: who has not had it shall have it.
@@ -315,13 +144,22 @@ class Feed:
         slot = self._slots.get(consumer)
         if slot is None:
             return
-        for dealt, index in slot.waiting:
-            self._done(slot, dealt, index)
-        slot.waiting.clear()
+        self._hands.drained(slot)
         if slot.behind:
             slot.behind = False
             self._safe()
         self._step()
+
+    def when_joined(self, callback: Callable[[], None]) -> None:
+        """Call back once this daemon takes what is pushed: at once if it does.
+
+        What was pushed before that moment and is still kept can be read again (replay.lua), and
+        what is pushed later comes to the consumers: nothing lies between.
+        """
+        if self._joined:
+            callback()
+        else:
+            self._when_joined.append(callback)
 
     # ---- what the port tells
 
@@ -357,12 +195,15 @@ class Feed:
         if reply is not None:
             self._take_position(reply)
             self._joined = True
+            waiting, self._when_joined = self._when_joined, []
+            for callback in waiting:
+                callback()
         self._step()
 
     def _take_position(self, reply: Joined) -> None:
         if reply.epoch != self.epoch:
             if self.epoch:
-                self.missed += 1
+                self._lost(1)
             # What was published since may have come before this reply.
             seen, seen_bpos = self._seen, self._seen_bpos
             self._reset(reply.epoch)
@@ -372,7 +213,7 @@ class Feed:
             self._forgotten(reply)
         if reply.pos > self.pos:
             if self.pos:  # we were forgotten, and the others went on
-                self.missed += reply.pos - self.pos
+                self._lost(reply.pos - self.pos)
             self.pos, self.bpos = reply.pos, reply.bpos
         if reply.pos > self._safe_pos:
             self._safe_pos, self._safe_bpos = reply.pos, reply.bpos
@@ -388,8 +229,7 @@ class Feed:
     def _forgotten(self, reply: Joined) -> None:
         """The store took back what was dealt here, and went on without us."""
         self.dealt_pos = reply.dealt_pos
-        self._dealt.clear()
-        self._unanswered.clear()
+        self._hands.forget()
 
     def window_read(self, dealt: bool, reply: Window) -> None:
         """Chunks that were missed on the channel."""
@@ -444,12 +284,19 @@ class Feed:
             self._joined = False
 
     def _count_missed(self, up_to: int) -> None:
-        self.missed += max(0, up_to - max(self.pos, self._handed_pos))
+        self._lost(max(0, up_to - max(self.pos, self._handed_pos)))
+
+    def _lost(self, count: int) -> None:
+        """So many went by; whoever is here is told."""
+        if count:
+            self.missed += count
+            for consumer in list(self._slots):
+                consumer.lost(count)
 
     def confirmed(self, result: int) -> None:
         """0: the store does not know us; 2: call again."""
         self._busy = False
-        self._unanswered.clear()
+        self._hands.answered()
         self._joined = result != 0
         self._again = result == 2
         self._step()
@@ -473,6 +320,9 @@ class Feed:
             for consumer in list(self._slots):
                 consumer.end()
             return
+        if data[:1] == b"A":
+            self._acknowledged(data)
+            return
         head = chunk_head(data)
         at = self._at(head.dealt)
         if not self._joined or head.epoch != self.epoch:
@@ -488,6 +338,12 @@ class Feed:
                 self._missing[head.dealt] = True
             else:
                 self._deliver(data, head)
+            self._step()
+
+    def _acknowledged(self, mark: bytes) -> None:
+        epoch, pairs = mark_pairs(mark)
+        if epoch == self.epoch:
+            self._hands.acknowledged(pairs)
             self._step()
 
     def _all_hang(self) -> bool:
@@ -519,16 +375,18 @@ class Feed:
     def _deliver(self, chunk: bytes, head: ChunkHead) -> None:
         if head.dealt:
             self.dealt_pos = head.pos
-            self._deal(_Dealt(chunk, head, head.pos > self._charged_from))
+            last = self._hands.deal(chunk, head, head.pos > self._charged_from)
+            self._last_id = max(self._last_id, last)
         elif self._slots:
             self._count_missed(head.prev)
             self.pos, self.bpos = head.pos, head.bpos
             self._handed_pos = max(self._handed_pos, self.pos)
-            self._broadcast(chunk_entries(chunk))
+            self._broadcast(chunk_entries(chunk), head.prev + 1)
 
-    def _broadcast(self, entries: list[bytes]) -> None:
-        messages = [decode_entry(self.queue, entry) for entry in entries]
-        batch = Batch(messages, sum(map(len, entries)))
+    def _broadcast(self, entries: list[bytes], first: int) -> None:
+        queue = self.queue
+        messages = [decode_entry(queue, entry, pos) for pos, entry in enumerate(entries, first)]
+        batch = Batch(messages, sum(map(len, entries)), epoch=self.epoch)
         parts = self._parts_of_returned(batch) if messages[0].id <= self._last_id else None
         with_a_kernel = False
         for slot in list(self._slots.values()):
@@ -549,7 +407,7 @@ class Feed:
             since = max(slot.had_chunks, oldest)
             if since not in by_oldest:
                 new = self._not_had(since, batch.messages)
-                by_oldest[since] = Batch(new, batch.size) if new else None
+                by_oldest[since] = Batch(new, batch.size, epoch=self.epoch) if new else None
             parts[slot.had_chunks] = by_oldest[since]
         return parts
 
@@ -581,43 +439,6 @@ class Feed:
             if handed.pos <= self.pos:
                 handed.safe = True
         self._safe_pos, self._safe_bpos = self.pos, self.bpos
-
-    def _deal(self, dealt: _Dealt) -> None:
-        self._dealt.append(dealt)
-        self._last_id = max(self._last_id, entry_id(dealt.entries[-1]))
-        parts: dict[int, list[int]] = {}
-        for index, number in enumerate(dealt.numbers):
-            parts.setdefault(number, []).append(index)
-        for number, indexes in parts.items():
-            slot = self._by_number.get(number)
-            if slot is None:
-                for index in indexes:
-                    self._give_back(dealt, index)
-            else:
-                self._deal_part(slot, dealt, indexes)
-
-    def _deal_part(self, slot: _Slot, dealt: _Dealt, indexes: Sequence[int]) -> None:
-        entries = [dealt.entries[i] for i in indexes]
-        slot.used += sum(map(cost, entries))
-        messages: list[Message] = [decode_entry(self.queue, entry) for entry in entries]
-        slot.waiting.extend((dealt, i) for i in indexes)
-        if slot.consumer.deliver(Batch(messages, sum(map(len, entries)), dealt=True)):
-            for waited, index in slot.waiting:
-                self._done(slot, waited, index)
-            slot.waiting.clear()
-
-    def _done(self, slot: _Slot, dealt: _Dealt, index: int) -> None:
-        units = cost(dealt.entries[index])
-        slot.used -= units
-        if slot.told and dealt.charged:
-            self._gained[slot.number] = self._gained.get(slot.number, 0) + units
-        dealt.open.discard(index)
-        dealt.dirty = True
-
-    def _give_back(self, dealt: _Dealt, index: int) -> None:
-        dealt.back.append(dealt.entries[index])
-        dealt.open.discard(index)
-        dealt.dirty = True
 
     # ---- what to do next
 
@@ -653,15 +474,13 @@ class Feed:
             self._port.confirm(self, self._report())
 
     def _hello(self) -> Hello:
-        """Join sets all slots anew: what they hold is counted then, and comes back as room later."""
-        self._gone_slots, self._gained = [], {}
-        for slot in self._slots.values():
-            slot.told = True
-            for dealt, _ in slot.waiting:
-                dealt.charged = True
-        slots = [(slot.number, ROOM - slot.used) for slot in self._slots.values()]
         return Hello(
-            self._registered, self.epoch, self._handed_pos, self.dealt_pos, self._last_id, slots
+            self._registered,
+            self.epoch,
+            self._handed_pos,
+            self.dealt_pos,
+            self._last_id,
+            self._hands.all_slots(),
         )
 
     def _something_to_confirm(self) -> bool:
@@ -670,9 +489,7 @@ class Feed:
             or self.pos > self._reported_pos
             or self._renew
             or self._again
-            or bool(self._gone_slots or self._gained or self._unanswered)
-            or any(not slot.told for slot in self._slots.values())
-            or any(dealt.dirty for dealt in self._dealt)
+            or self._hands.something_to_say
         )
 
     def _report(self) -> Report:
@@ -681,18 +498,6 @@ class Feed:
         If the reply is lost, the join that follows sets positions and slots anew; what was said
         of dealt chunks is said again (`settle` in common.lua does it once).
         """
-        slots = [(number, -1) for number in self._gone_slots]
-        for slot in self._slots.values():
-            if not slot.told:
-                slot.told = True
-                slots.append((slot.number, ROOM - slot.used))
-        slots.extend(self._gained.items())
-        self._gone_slots, self._gained = [], {}
-        dirty = [dealt for dealt in self._dealt if dealt.dirty]
-        if self._slots:
-            del dirty[REPORTED:]
-        self._unanswered.extend([dealt.settle() for dealt in dirty])
-        self._dealt = deque(dealt for dealt in self._dealt if dealt.messages)
         look, self._renew, self._again = self._renew, False, False
         self._reported_pos, self._reported_safe_pos = self.pos, self._safe_pos
         return Report(
@@ -702,6 +507,6 @@ class Feed:
             self.pos,
             self.bpos,
             look,
-            slots,
-            list(self._unanswered),
+            self._hands.changed_slots(),
+            self._hands.settled(),
         )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from restmq.core import commands
-from restmq.core.delivery import Consumer, Feed, Hello, Report
+from restmq.core.delivery import Feed
+from restmq.core.port import Consumer, Hello, Report
 from restmq.core.scripted import QueueScripts
 from restmq.errors import StoreError, StoreRefused
 from restmq.redis.connection import Store
 from restmq.redis.pipeline import encode
+
+RETRY_SECONDS = 0.2
 
 TICK_SECONDS = 5.0
 """How often registrations are renewed and the dead are looked for; a third of the lease."""
@@ -23,16 +27,17 @@ class Feeds:
 
     log = Logger()
 
-    def __init__(self, store: Store, scripts: QueueScripts, daemon: bytes) -> None:
+    def __init__(
+        self, clock: IReactorTime, store: Store, scripts: QueueScripts, daemon: bytes
+    ) -> None:
         """``daemon`` is this daemon's name, 12 bytes nobody else has."""
+        self._clock = clock
         self._store = store
         self._scripts = scripts
         self._daemon = daemon
         self._feeds: dict[str, Feed] = {}
         self._by_channel: dict[bytes, Feed] = {}
         self._awaited: dict[bytes, int] = {}
-        store.on_channel = self._channel
-        store.on_message = self._message
 
     # ---- consumers
 
@@ -55,6 +60,37 @@ class Feeds:
         feed = self._feeds.get(queue)
         if feed is not None:
             feed.drained(consumer)
+
+    def give_back(self, queue: str, consumer: Consumer, pos: int, ids: Iterable[int]) -> int:
+        """The lease of messages of a dealt chunk is over: see `Feed.give_back`."""
+        feed = self._feeds.get(queue)
+        return 0 if feed is None else feed.give_back(consumer, pos, ids)
+
+    def replay(
+        self, queue: str, epoch: int, after: int, answer: Callable[[commands.Replay], None]
+    ) -> None:
+        """Read what was broadcast after a position, from the moment on that this daemon listens.
+
+        For a queue with a consumer attached. ``answer`` may never be called while the store is away.
+        """
+        arguments = commands.replay_arguments(epoch, after)
+
+        def replied(reply: Any) -> None:
+            if isinstance(reply, StoreError):
+                self.log.debug("replay of {queue}: {error}", queue=queue, error=reply)
+                self._clock.callLater(RETRY_SECONDS, wait)
+            else:
+                answer(commands.replay_answer(reply))
+
+        def ask() -> None:
+            self._store.send(self._scripts.call("replay", queue, arguments), replied)
+
+        def wait() -> None:
+            feed = self._feeds.get(queue)
+            if feed is not None:
+                feed.when_joined(ask)
+
+        wait()
 
     def deaf(self, queue: str) -> list[Consumer]:
         """Consumers that a mark published now may not reach: see `Feed.deaf`."""
@@ -153,7 +189,8 @@ class Feeds:
         for feed in list(self._feeds.values()):
             feed.store_back()
 
-    def _channel(self, up: bool) -> None:
+    def channel(self, up: bool) -> None:
+        """The connection of the channels is new, or lost."""
         self._awaited.clear()
         for feed in list(self._feeds.values()):
             if up and any(True for _ in feed.consumers):
@@ -161,7 +198,8 @@ class Feeds:
             elif not up:
                 feed.unsubscribed()
 
-    def _message(self, message: Any) -> None:
+    def message(self, message: Any) -> None:
+        """Something came on it: kind, channel, content."""
         kind, channel, content = message
         if kind == b"message":
             feed = self._by_channel.get(channel)

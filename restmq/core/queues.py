@@ -6,7 +6,8 @@ nothing, OutcomeUnknown may have happened.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -14,10 +15,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from restmq.core import commands
+from restmq.core.receipts import Receipt
 from restmq.core.scripted import KEPT, QueueScripts
 from restmq.core.wire import encode_payload, encode_ttls
-from restmq.errors import StoreError
-from restmq.message import Message, Peeked, Policy, QueueInfo
+from restmq.errors import LeasedOnly, StoreError
+from restmq.message import Message, Mode, Peeked, Policy, QueueInfo
 from restmq.redis.connection import Store
 from restmq.redis.pipeline import Callback, encode, encode_arguments
 
@@ -34,13 +36,25 @@ T = TypeVar("T")
 class _Adds:
     """The messages of one queue that this turn brought, encoded, and who waits for their ids."""
 
-    __slots__ = ("payloads", "size", "ttls", "waiting")
+    __slots__ = ("mode", "payloads", "size", "ttls", "waiting")
 
     def __init__(self) -> None:
         self.payloads: list[bytes] = []
         self.ttls: list[int] = []
         self.waiting: list[Deferred[int]] = []
         self.size = 0
+        self.mode: Mode | None = None
+
+
+class _Acks:
+    """Acknowledgements of messages of one queue that this turn brought."""
+
+    __slots__ = ("arguments", "count", "waiting")
+
+    def __init__(self) -> None:
+        self.arguments: list[bytes] = []
+        self.count = 0
+        self.waiting: list[tuple[int, Callable[[StoreError | list[int]], None]]] = []
 
 
 class Queues:
@@ -55,6 +69,7 @@ class Queues:
         self._scripts = scripts
         self._adds: dict[str, list[_Adds]] = {}
         self._pops: dict[str, list[Deferred[Message | None]]] = {}
+        self._acks: dict[tuple[str, bool], list[_Acks]] = {}
         self._flush_due = False
         self._floors: dict[str, int] = {}
         self._listed: set[str] = set()
@@ -62,11 +77,17 @@ class Queues:
     # ---- add
 
     def add(
-        self, queue: str, body: bytes, ttl_ms: int = 0, content_type: str | None = None
+        self,
+        queue: str,
+        body: bytes,
+        ttl_ms: int = 0,
+        content_type: str | None = None,
+        mode: Mode | None = None,
     ) -> Deferred[int]:
         """Put a message in; its id. The order of calls is the order in the queue.
 
-        ``ttl_ms`` 0 keeps it for ever; ``content_type`` is ASCII of at most 255 bytes.
+        ``ttl_ms`` 0 keeps it for ever; ``content_type`` is ASCII of at most 255 bytes. ``mode``
+        is what the queue becomes if it is new (None: open).
         """
         turn = self._adds.get(queue)
         if turn is None:
@@ -75,9 +96,10 @@ class Queues:
         batch = turn[-1]
         size = len(body)
         full = batch.size + size > MAX_BYTES or len(batch.waiting) == MAX_MESSAGES
-        if full and batch.waiting:
+        if batch.waiting and (full or batch.mode is not mode):
             batch = _Adds()
             turn.append(batch)
+        batch.mode = mode
         if content_type is None:
             batch.payloads.append(b"$%d\r\n\0%s\r\n" % (size + 1, body))
         else:
@@ -92,9 +114,10 @@ class Queues:
         if queue not in self._listed:
             self._list(queue)
         floor = self._floors.get(queue, 0)
-        first_arguments = encode_arguments(b"%d" % floor, encode_ttls(batch.ttls))
+        mode = b"" if batch.mode is None else b"%d" % batch.mode.value
+        first_arguments = encode_arguments(b"%d" % floor, encode_ttls(batch.ttls), mode)
         command = self._scripts.call_encoded(
-            "add", queue, 2 + len(batch.payloads), first_arguments + b"".join(batch.payloads)
+            "add", queue, 3 + len(batch.payloads), first_arguments + b"".join(batch.payloads)
         )
         waiting = batch.waiting
 
@@ -157,8 +180,9 @@ class Queues:
     def _send_pops(self, queue: str, waiting: list[Deferred[Message | None]]) -> None:
         def popped(reply: Any) -> None:
             if isinstance(reply, StoreError):
+                error = LeasedOnly.of(queue) if isinstance(reply, LeasedOnly) else reply
                 for deferred in waiting:
-                    deferred.errback(reply)
+                    deferred.errback(error)
                 return
             messages, again = commands.pop_answer(queue, reply)
             for deferred, message in zip(waiting, messages, strict=False):
@@ -173,6 +197,73 @@ class Queues:
         command = self._scripts.call("pop", queue, [b"%d" % len(waiting)])
         self._store.send(command, popped)
 
+    # ---- acknowledge
+
+    def acknowledge(self, receipts: Sequence[Receipt], done: bool) -> Deferred[list[bool]]:
+        """Acknowledge messages that were handed out, or (not ``done``) give them back at once.
+
+        For each receipt whether it counted; a stale one changes nothing. What a turn brings for a
+        queue is one script call for each 1,000. Fails with the first StoreError; some may have counted.
+        """
+        result: Deferred[list[bool]] = Deferred()
+        counted = [False] * len(receipts)
+        by_queue: dict[str, list[int]] = {}
+        for place, receipt in enumerate(receipts):
+            by_queue.setdefault(receipt.queue, []).append(place)
+        parts = [
+            (queue, places[start : start + MAX_MESSAGES])
+            for queue, places in by_queue.items()
+            for start in range(0, len(places), MAX_MESSAGES)
+        ]
+        left = len(parts)
+
+        def answered(places: list[int], reply: StoreError | list[int]) -> None:
+            nonlocal left
+            left -= 1
+            if isinstance(reply, StoreError):
+                if not result.called:
+                    result.errback(reply)
+                return
+            for place, one in zip(places, reply, strict=True):
+                counted[place] = one == 1
+            if left == 0 and not result.called:
+                result.callback(counted)
+
+        for queue, places in parts:
+            self._acknowledge(queue, done, [receipts[i] for i in places], partial(answered, places))
+        if not parts:
+            result.callback(counted)
+        return result
+
+    def _acknowledge(
+        self,
+        queue: str,
+        done: bool,
+        receipts: list[Receipt],
+        answered: Callable[[StoreError | list[int]], None],
+    ) -> None:
+        turn = self._acks.get((queue, done))
+        if turn is None:
+            turn = self._acks[queue, done] = [_Acks()]
+            self._schedule()
+        if turn[-1].count + len(receipts) > MAX_MESSAGES:
+            turn.append(_Acks())
+        batch = turn[-1]
+        batch.count += len(receipts)
+        batch.arguments += [b"%d" % number for receipt in receipts for number in receipt[1:]]
+        batch.waiting.append((len(receipts), answered))
+
+    def _send_acks(self, queue: str, done: bool, batch: _Acks) -> None:
+        def replied(reply: Any) -> None:
+            start = 0
+            for count, answered in batch.waiting:
+                failed = isinstance(reply, StoreError)
+                answered(reply if failed else reply[start : start + count])
+                start += count
+
+        how = b"ack" if done else b"nack"
+        self._store.send(self._scripts.call("ack", queue, [how, *batch.arguments]), replied)
+
     # ---- the turn
 
     def _schedule(self) -> None:
@@ -181,10 +272,14 @@ class Queues:
             self._clock.callLater(0, self.flush)
 
     def flush(self) -> None:
-        """Send what this turn brought: adds in the order of their queues' first, then pops."""
+        """Send what this turn brought: acknowledgements, adds, pops, queue by queue."""
         self._flush_due = False
+        acks, self._acks = self._acks, {}
         adds, self._adds = self._adds, {}
         pops, self._pops = self._pops, {}
+        for (queue, done), turn in acks.items():
+            for acks_of_queue in turn:
+                self._send_acks(queue, done, acks_of_queue)
         for queue, batches in adds.items():
             for batch in batches:
                 self._send_adds(queue, batch)
@@ -218,6 +313,11 @@ class Queues:
     def set_policy(self, queue: str, policy: Policy) -> Deferred[None]:
         """Who gets what is pushed from now on."""
         return self._once("status", queue, [b"pol", b"%d" % policy.value], lambda r: None)
+
+    def change(self, queue: str, fields: Mapping[str, int]) -> Deferred[None]:
+        """Set fields of the queue (see status.lua), all in one step."""
+        arguments = [b for k, v in fields.items() for b in (k.encode("ascii"), b"%d" % v)]
+        return self._once("status", queue, arguments, lambda r: None)
 
     def inspect(self, queue: str) -> Deferred[QueueInfo]:
         """The numbers of a queue, of one moment."""

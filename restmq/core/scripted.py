@@ -11,6 +11,9 @@ from restmq.redis.scripts import Script
 KEPT = 100_000
 """How many queues' encoded keys are kept; the oldest go first."""
 
+KEYS = 9
+"""How many keys every script gets."""
+
 SERVER_CLOCK = b"$1\r\n0\r\n"
 
 
@@ -21,7 +24,8 @@ class QueueScripts:
         """``scripts`` by name; ``keys`` spells the queues' keys."""
         self.keys = keys
         self._heads = {
-            name: encode_arguments(b"EVALSHA", script.sha, b"7") for name, script in scripts.items()
+            name: encode_arguments(b"EVALSHA", script.sha, b"%d" % KEYS)
+            for name, script in scripts.items()
         }
         self._queues: dict[str, bytes] = {}
 
@@ -34,7 +38,13 @@ class QueueScripts:
         keys = self._queues.get(queue)
         if keys is None:
             keys = self._encode_keys(queue)
-        return b"*%d\r\n%s%s%s%s" % (count + 11, self._heads[script], keys, SERVER_CLOCK, arguments)
+        return b"*%d\r\n%s%s%s%s" % (
+            count + KEYS + 4,
+            self._heads[script],
+            keys,
+            SERVER_CLOCK,
+            arguments,
+        )
 
     def _encode_keys(self, queue: str) -> bytes:
         if len(self._queues) >= KEPT:

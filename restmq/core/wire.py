@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from typing import NamedTuple
 
@@ -27,18 +28,18 @@ def encode_ttls(ttls_ms: list[int]) -> bytes:
     return b"".join(ttl.to_bytes(6, "big") for ttl in ttls_ms)
 
 
-def decode_entry(queue: str, entry: bytes) -> Message:
+def decode_entry(queue: str, entry: bytes, pos: int = 0) -> Message:
     """The message of an entry; one without payload is gone (body None)."""
     number = int.from_bytes(entry[:7], "big")
     created = int.from_bytes(entry[7:13], "big")
     if len(entry) == ENTRY_HEAD:
-        return Message(queue, number, None, None, created)
+        return Message(queue, number, None, None, created, pos)
     length = entry[ENTRY_HEAD]
     if length == 0:
-        return Message(queue, number, entry[ENTRY_HEAD + 1 :], None, created)
+        return Message(queue, number, entry[ENTRY_HEAD + 1 :], None, created, pos)
     body_at = ENTRY_HEAD + 1 + length
     kind = entry[ENTRY_HEAD + 1 : body_at].decode("ascii")
-    return Message(queue, number, entry[body_at:], kind, created)
+    return Message(queue, number, entry[body_at:], kind, created, pos)
 
 
 def entry_id(entry: bytes) -> int:
@@ -81,22 +82,26 @@ def chunk_entries(chunk: bytes) -> list[bytes]:
     return entries
 
 
+def shown_entries(data: bytes) -> list[bytes]:
+    """The entries of what observers get: see add.lua."""
+    count = _COUNT.unpack_from(data, 1)[0]
+    sizes = struct.unpack_from(f">{count}I", data, 5)
+    ends = list(itertools.accumulate(sizes, initial=5 + 4 * count))
+    return [data[start:end] for start, end in itertools.pairwise(ends)]
+
+
 def chunk_numbers(chunk: bytes) -> tuple[int, ...]:
     """For a dealt chunk: the consumer number of each entry."""
     count = _COUNT.unpack_from(chunk, 29)[0]
     return struct.unpack_from(f">{count}I", chunk, _CHUNK_HEAD + 4 * count)
 
 
-def smaller_chunk(chunk: bytes, entries: list[bytes], numbers: list[int]) -> bytes:
-    """The same dealt chunk with only these entries left in it."""
-    count = len(entries)
-    return b"".join(
-        (
-            chunk[:29],
-            _COUNT.pack(count),
-            chunk[33:_CHUNK_HEAD],
-            struct.pack(f">{count}I", *map(len, entries)),
-            struct.pack(f">{count}I", *numbers),
-            *entries,
-        )
-    )
+def mark_pairs(mark: bytes) -> tuple[int, list[tuple[int, int]]]:
+    """The mark ``A`` on a daemon's channel: epoch, and (position of the chunk, id) of each message."""
+    numbers = [int.from_bytes(mark[at : at + 7], "big") for at in range(1, len(mark), 7)]
+    return numbers[0], list(zip(numbers[1::2], numbers[2::2], strict=True))
+
+
+def encode_numbers(numbers: list[int]) -> bytes:
+    """Ids or positions as scripts read them, seven bytes each."""
+    return b"".join([number.to_bytes(7, "big") for number in numbers])

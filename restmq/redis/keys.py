@@ -10,9 +10,12 @@ key                       type        holds
 ``<p>{q}:c``              hash        daemon -> what it confirmed, its deadline, its last chunk
 ``<p>{q}:t``              list        the slots (``daemon:consumer``) in turn
 ``<p>{q}:m``              hash        slot -> room
+``<p>{q}:h``              list        broadcast chunks kept for those who come back (replay)
+``<p>{q}:p``              hash        daemon -> how many consumers it has, by transport
 ``<p>queues:<n>``         set         names of the queues of shard n (0-63)
 ``<p>{q}:out``            channel     broadcast chunks; ``P`` when the queue is purged
-``<p>{q}:to:<daemon>``    channel     chunks dealt to this daemon
+``<p>{q}:to:<daemon>``    channel     chunks dealt to this daemon, and acknowledgements of those
+``<p>{q}:see``            channel     copies of what is added, while somebody observes
 ========================  ==========  ===================================================
 
 ``<p>`` is the prefix (``restmq:`` unless set), and in a database other than 0 its number and a
@@ -25,7 +28,7 @@ from zlib import crc32
 
 SHARDS = 64
 
-_SUFFIXES = (b"", b":l", b":w", b":r", b":c", b":t", b":m")
+_SUFFIXES = (b"", b":l", b":w", b":r", b":c", b":t", b":m", b":h", b":p")
 
 
 class Keys:
@@ -36,7 +39,7 @@ class Keys:
         self.prefix = (f"{prefix}{db}:" if db else prefix).encode("utf-8")
 
     def queue(self, name: str) -> tuple[bytes, ...]:
-        """The seven keys of a queue in the order of the scripts' KEYS."""
+        """The nine keys of a queue in the order of the scripts' KEYS."""
         base = self.base(name)
         return tuple(base + suffix for suffix in _SUFFIXES)
 
@@ -49,6 +52,10 @@ class Keys:
         """The channels a daemon with consumers of the queue listens to."""
         base = self.base(name)
         return base + b":out", base + b":to:" + daemon
+
+    def observers(self, name: str) -> bytes:
+        """The channel of copies of what is added."""
+        return self.base(name) + b":see"
 
     def shard(self, name: str) -> bytes:
         """The set that lists this queue."""

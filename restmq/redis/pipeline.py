@@ -12,7 +12,7 @@ from typing import Any
 
 import hiredis
 
-from restmq.errors import OutcomeUnknown, StoreAway, StoreError, StoreFull, StoreRefused
+from restmq.errors import LeasedOnly, OutcomeUnknown, StoreAway, StoreError, StoreFull, StoreRefused
 
 Callback = Callable[[Any], None]
 """Gets the reply: bytes, int, list or None, or a StoreError instance if there is none."""
@@ -29,6 +29,7 @@ _ERRORS = {
     "NOAUTH": StoreAway,
     "BUSY": StoreAway,
     "NOPERM": StoreRefused,
+    "LEASEDONLY": LeasedOnly,
 }
 
 
@@ -45,7 +46,8 @@ def encode_arguments(*arguments: bytes) -> bytes:
 def store_error(text: str) -> StoreError:
     """The error of ours for an error reply of the server."""
     word = text.split(" ", 1)[0]
-    return _ERRORS.get(word, StoreRefused)(text)
+    kind: type[StoreError] = _ERRORS.get(word, StoreRefused)
+    return kind(text)
 
 
 class Pipeline:

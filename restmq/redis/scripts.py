@@ -5,15 +5,19 @@ from importlib.resources import files
 from typing import NamedTuple
 
 NAMES = (
+    "ack",
     "add",
     "confirm",
     "delete",
     "inspect",
     "join",
     "leave",
+    "observe",
     "peek",
     "pop",
+    "presence",
     "purge",
+    "replay",
     "status",
     "window",
 )

@@ -20,12 +20,15 @@ from restmq.web.rest import (
     Stats,
     StatsAll,
 )
+from restmq.web.v1.leases import Ack, Nack
+from restmq.web.v1.queues import Messages, Settings
+from restmq.web.v1.streams import ManyStreams, QueueStream, Sse
 from restmq.web.websocket import WebSocket
 
 if TYPE_CHECKING:
+    from restmq import settings as options
     from restmq.acl_file import AclFile
     from restmq.core.broker import Broker
-    from restmq.settings import Settings
 
 ROUTES: Final[tuple[Rule, ...]] = (
     # pattern, handler             access: p(roducer), c(onsumer), comet, w(ebsocket), none
@@ -42,6 +45,13 @@ ROUTES: Final[tuple[Rule, ...]] = (
     (r"/stats/(.+)", Stats),  #    GET c: numbers of one
     (r"/j/(.*)", Jobs),  #         GET c: page of one queue
     (r"/ws/(.*)", WebSocket),  #      GET w: push and echo
+    (r"/sse/(.*)", Sse),  #        GET comet: stream
+    (r"/v1/queues/(.+)/stream", QueueStream),  #     GET comet
+    (r"/v1/queues/(.+)/messages", Messages),  #      POST p: put
+    (r"/v1/queues/(.+)/settings", Settings),  #      GET c, PUT PATCH p
+    (r"/v1/stream", ManyStreams),  #                 GET comet: of several queues
+    (r"/v1/ack", Ack),  #          POST comet or c
+    (r"/v1/nack", Nack),  #        POST comet or c
     (r"/static/(.*)", Static),  #  GET none
     (r"/livez", Livez),  #         GET none
     (r"/readyz", Readyz),  #       GET none
@@ -50,7 +60,9 @@ ROUTES: Final[tuple[Rule, ...]] = (
 """Every path there is; any other is 404. The first segment is literal: it picks the pattern."""
 
 
-def make_application(settings: Settings, broker: Broker, access: AclFile | Acl) -> Dispatcher:
+def make_application(
+    settings: options.Settings, broker: Broker, access: AclFile | Acl
+) -> Dispatcher:
     """The application for these settings; it follows the access file (an Acl stays as it is)."""
     acl = access if isinstance(access, Acl) else access.acl
     application = Dispatcher(ROUTES, broker=broker, config=settings, acl=acl, clock=broker.clock)

@@ -1,36 +1,27 @@
-"""``/c/NAME``: a response that never ends, and the consumer behind it.
+"""``/c/NAME``: a response that never ends, as the original had it.
 
 Nothing is sent, not even a status line, before the first message (``?flush=1``: the head at once).
 Then each message is a line of JSON, in HTTP/1.1 a chunk of its own, in HTTP/1.0 plain, with a
 callback a JSONP call. DELETE of the queue ends the response.
 
-A consumer that reads more slowly than messages come has a bounded ``Backlog`` of broadcast messages,
-of which the oldest are dropped. What was dealt to it by round robin is nobody else's and never
-dropped; the broker bounds how much that is.
+With ``Accept: application/x-ndjson`` that is its type and the head comes at once. Who names a choice
+of ``restmq.web.choices`` is also told how much it missed, in a line ``{"missed": 3}``.
 """
 
 from __future__ import annotations
 
-import socket
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Mapping
+from typing import Any, Final
 
-from twisted.internet import tcp
-from twisted.logger import Logger
-
-from restmq.message import Batch
-from restmq.web import historic
-from restmq.web.backlog import Backlog
+from restmq.errors import LeasedOnly, StoreError
+from restmq.message import QueueInfo
+from restmq.web import streams, wires
+from restmq.web.choices import PARAMETERS, read_choices, read_cursors
 from restmq.web.endpoint import Access, Endpoint, endpoint
 from restmq.web.reply import JAVASCRIPT
+from restmq.web.stream import Choices, Cursor, Stream
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-log = Logger()
-
-KERNEL_BYTES: Final = 128 * 1024
-"""SO_SNDBUF of a stream. By itself the kernel takes up to 4 MiB for each client that reads nothing."""
-
+NDJSON: Final = "application/x-ndjson"
 HEADERS: Final = (("X-Content-Type-Options", "nosniff"), ("X-Accel-Buffering", "no"))
 
 
@@ -38,105 +29,40 @@ class Comet(Endpoint):
     """``/c/NAME``."""
 
     @endpoint(Access.COMET, jsonp=True, pops=True)
-    def get(self, queue: str) -> None:
+    def get(self, queue: str) -> Any:
         """Stream what is pushed from the queue."""
+        given = {name: text for name in PARAMETERS if (text := self.parameter(name)) is not None}
+        if not given:
+            return self._as_recorded(queue)
+        choices = read_choices(given, self.settings, heartbeat=0)
+        (cursor,) = read_cursors(given.get("cursor"), 1)
+        checked = streams.check(self.broker, [queue], choices)
+        return checked.addCallback(lambda _: self._begin({queue: cursor}, choices, True) and None)
+
+    def _as_recorded(self, queue: str) -> Any:
+        """No choice made: the client is attached before anything is asked."""
+        choices = read_choices({}, self.settings, heartbeat=0)
+        stream = self._begin({queue: None}, choices, False)
+
+        def looked(info: QueueInfo) -> None:
+            streams.refuse_unfit(info, choices)
+
+        def refused(failure: Any) -> None:
+            if failure.check(StoreError) and not failure.check(LeasedOnly):
+                return  # it is away: the stream waits
+            if stream is not None:
+                stream.left()
+            failure.raiseException()
+
+        return self.broker.inspect(queue).addCallback(looked).addErrback(refused)
+
+    def _begin(
+        self, queues: Mapping[str, Cursor | None], choices: Choices, talks: bool
+    ) -> Stream | None:
         callback = self._callback
-        content_type = "text/plain" if callback is None else JAVASCRIPT
-        at_once = self.parameter("flush") == "1"
+        ndjson = callback is None and NDJSON in self.request.headers.get("accept", "")
+        content_type = JAVASCRIPT if callback is not None else NDJSON if ndjson else "text/plain"
+        at_once = ndjson or self.parameter("flush") == "1"
         exchange = self.start_stream(content_type, HEADERS, at_once=at_once)
-        if not exchange.open:
-            return
-        bound_kernel_buffer(exchange.transport)
-        encode = historic.line_for(callback, exchange.chunked)
-        consumer = StreamConsumer(self.broker, queue, exchange, encode)
-        self.broker.attach(queue, consumer)
-        exchange.gone.addCallback(consumer.left)
-
-
-def bound_kernel_buffer(transport: Any) -> None:
-    """Have the kernel hold no more than KERNEL_BYTES for a client (plain TCP)."""
-    if type(transport) is tcp.Server and not transport.TLS:
-        transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
-
-
-class Way(Protocol):
-    """The way to a client: an Exchange that streams, or a WebSocket."""
-
-    def send(self, data: bytes) -> bool:
-        """Send at once; False when some of it waits."""
-
-    def write(self, data: bytes) -> None:
-        """Send, or let it wait."""
-
-    def when_drained(self, callback: Callable[[], None]) -> None:
-        """Call back once, when nothing waits."""
-
-    def finish(self) -> None:
-        """End the stream."""
-
-
-class StreamConsumer:
-    """One client's end of a queue: see ``restmq.core.delivery.Consumer``."""
-
-    __slots__ = ("_backlog", "_broker", "_clogged", "_encode", "_exchange", "_queue")
-
-    def __init__(self, broker: Any, queue: str, exchange: Way, encode: historic.Encoder) -> None:
-        self._broker = broker
-        self._queue = queue
-        self._exchange = exchange
-        self._encode = encode
-        self._clogged = False
-        self._backlog: Backlog | None = None  # made when first needed: most never are
-
-    @property
-    def missed(self) -> int:
-        """How many messages were dropped because the client reads too slowly."""
-        return 0 if self._backlog is None else self._backlog.missed
-
-    def deliver(self, batch: Batch) -> bool:
-        """Send the batch, or let it wait; True when every byte is with the kernel."""
-        if not self._clogged:
-            if self._exchange.send(batch.encoded(self._encode)):
-                return True
-            self._clog()
-        elif batch.dealt:
-            self._exchange.write(batch.encoded(self._encode))
-        else:
-            self._wait(batch)
-        return False
-
-    def end(self) -> None:
-        """The queue was deleted: send what waits and complete the response."""
-        while self._backlog:
-            self._exchange.write(self._backlog.take(self._encode))
-        self._exchange.finish()
-        self.left()
-
-    def left(self, _: object = None) -> None:
-        """The client is gone, or needs us no more."""
-        self._broker.detach(self._queue, self)
-        if self.missed:
-            log.info(
-                "a consumer of {queue} read too slowly and missed {missed} messages",
-                queue=self._queue,
-                missed=self.missed,
-            )
-
-    def _clog(self) -> None:
-        """The kernel takes no more: wait until it has taken all that Twisted holds."""
-        self._clogged = True
-        self._exchange.when_drained(self._drained)
-
-    def _wait(self, batch: Batch) -> None:
-        if self._backlog is None:
-            self._backlog = Backlog()
-        self._backlog.add(batch)
-
-    def _drained(self) -> None:
-        """The transport is empty: send what waits; tell the broker when nothing does."""
-        self._clogged = False
-        while self._backlog:
-            if not self._exchange.send(self._backlog.take(self._encode)):
-                self._clog()
-                return
-        self._broker.drained(self._queue, self)
+        wire = wires.comet(callback, exchange.chunked, talks, ndjson)
+        return streams.begin(self.broker, exchange, wire, choices, queues)

@@ -32,11 +32,13 @@ from twisted.logger import Logger
 
 from restmq.errors import (
     BadRequest,
+    LeasedOnly,
     OutcomeUnknown,
     RestMQError,
     StoreAway,
     StoreFull,
     StoreRefused,
+    WrongDelivery,
 )
 from restmq.rules import origin
 from restmq.rules.acl import Access, Decision
@@ -60,6 +62,8 @@ STATUS: Final[Mapping[type[RestMQError], int]] = {
     OutcomeUnknown: 503,
     StoreFull: 503,
     StoreRefused: 503,
+    LeasedOnly: 409,
+    WrongDelivery: 409,
 }
 """The one table from errors to status codes; a subclass has the code of its parent."""
 
@@ -251,7 +255,7 @@ class Endpoint(cyclone.web.RequestHandler):
     def _failed(self, failure: Failure) -> None:
         """Answer an error: by its class if it was foreseen, else 500 and the log."""
         exchange = self.request.connection
-        reply = _foreseen(failure)
+        reply = self._foreseen(failure)
         if reply is None:
             log.failure(
                 "{method} {path} failed",
@@ -259,11 +263,37 @@ class Endpoint(cyclone.web.RequestHandler):
                 method=self.request.method,
                 path=self.request.path,
             )
-            reply = error_reply(500)
-        if exchange.streaming:
+            reply = self.error(500)
+        if exchange.streaming and not exchange.recall():
             exchange.abort()
         else:
             exchange.reply(reply)
+
+    def error(
+        self,
+        status: int,
+        why: str = "",
+        headers: tuple[tuple[str, str], ...] = (),
+        problem: BaseException | None = None,
+    ) -> Reply:
+        """The reply to an error; ``problem`` is what was raised, if that was foreseen."""
+        return error_reply(status, why, headers)
+
+    def _foreseen(self, failure: Failure) -> Reply | None:
+        """The reply to an error that is no bug."""
+        error = failure.value
+        if isinstance(error, Refusal):
+            return self.error(error.status, error.why, error.headers, error)
+        if isinstance(error, cyclone.web.HTTPError):
+            return self.error(error.status_code)
+        if isinstance(error, CancelledError):
+            return self.error(503, "given up", RETRY)
+        for kind in type(error).__mro__:
+            status = STATUS.get(kind)
+            if status is not None:
+                again = status == 503 and not isinstance(error, OutcomeUnknown)
+                return self.error(status, str(error), RETRY if again else (), error)
+        return None
 
     @classmethod
     def check_head(cls, application: Any, head: Head, remote_ip: str, scheme: str) -> None:
@@ -354,20 +384,3 @@ def cookie_credentials(head: Head) -> tuple[str, str] | None:
 def _name_and_password(text: str) -> tuple[str, str] | None:
     name, colon, password = text.partition(":")
     return (name, password) if colon else None
-
-
-def _foreseen(failure: Failure) -> Reply | None:
-    """The reply to an error that is no bug."""
-    error = failure.value
-    if isinstance(error, Refusal):
-        return error_reply(error.status, error.why, error.headers)
-    if isinstance(error, cyclone.web.HTTPError):
-        return error_reply(error.status_code)
-    if isinstance(error, CancelledError):
-        return error_reply(503, "given up", RETRY)
-    for kind in type(error).__mro__:
-        status = STATUS.get(kind)
-        if status is not None:
-            again = status == 503 and not isinstance(error, OutcomeUnknown)
-            return error_reply(status, str(error), RETRY if again else ())
-    return None

@@ -252,6 +252,14 @@ class Exchange:
         if at_once:
             self.send(b"")
 
+    def recall(self) -> bool:
+        """Take back a stream of which nothing was sent; True if another reply may follow."""
+        if not self._prefix:
+            return False
+        self._prefix = b""
+        self.streaming = self.chunked = False
+        return True
+
     def send(self, data: bytes) -> bool:
         """Send these bytes, as they are, at once.
 

@@ -7,6 +7,9 @@ from typing import Final
 TEXT: Final = 0x81
 """The first byte of a text message in one frame: FIN and the opcode."""
 
+PING: Final = 0x89
+"""The same for a ping."""
+
 RSV1: Final = 0x40
 """The bit that marks a compressed message (RFC 7692, section 6)."""
 

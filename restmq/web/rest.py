@@ -204,7 +204,8 @@ class Stats(Endpoint):
         return self.broker.inspect(queue).addCallback(self._one)
 
     def _one(self, info: QueueInfo) -> Reply:
-        return _stats({"queue": info.name, "redis": self.broker.description, "len": info.length})
+        found = {"queue": info.name, "redis": self.broker.description, "len": info.length}
+        return _stats(found | _streaming(info))
 
 
 class StatsAll(Endpoint):
@@ -224,7 +225,18 @@ def _numbers(info: QueueInfo) -> dict[str, Any]:
         "policy": "" if info.policy is None else info.policy.value,
         "name": info.name,
         "len": info.length,
+        **_streaming(info),
     }
+
+
+def _streaming(info: QueueInfo) -> dict[str, Any]:
+    """Who listens, by transport, and what slow consumers missed; nothing where there is nothing."""
+    found: dict[str, Any] = {}
+    if info.consumers:
+        found["consumers"] = dict(info.consumers)
+    if info.missed:
+        found["missed"] = info.missed
+    return found
 
 
 def _stats(value: dict[str, Any]) -> Reply:

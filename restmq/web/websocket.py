@@ -11,17 +11,19 @@ RFC 6455. No compression. Credentials: HTTP Basic, or the cookie ``auth=user:pas
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from twisted.internet.protocol import connectionDone
 
 from restmq.message import Message
-from restmq.web import handshake, historic
-from restmq.web.comet import StreamConsumer, bound_kernel_buffer
+from restmq.web import handshake, historic, streams
+from restmq.web.choices import PARAMETERS, read_choices, read_cursors
 from restmq.web.endpoint import Access, Endpoint, Refusal, Reply, endpoint
-from restmq.web.frames import TEXT, frame
+from restmq.web.frames import PING, TEXT, frame
+from restmq.web.stream import Choices, Cursor, Stream, bound_kernel_buffer
 from restmq.web.transmit import Outlet
+from restmq.web.wires import Encoder, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,16 +43,55 @@ CLOSING_SECONDS: Final = 5
 """How long a client may take for its part of the close handshake, and to read what was sent."""
 
 
+PING_FRAME: Final = frame(PING, b"")
+
+
 def text_frame(message: Message) -> bytes:
     """A message as an unmasked text frame (RFC 6455, section 5.2); the same for all clients."""
     return frame(TEXT, historic.line(message)[:-2])
+
+
+class HistoricFrames(Wire):
+    """The frames of 2010; who named a choice is told how much it missed."""
+
+    transport = "websocket"
+    heartbeat = PING_FRAME
+
+    def __init__(self, talks: bool) -> None:
+        self._talks = talks
+
+    def encoder(self, epoch: int) -> Encoder:
+        """The same for all lives of the store."""
+        return text_frame
+
+    def leased(self, message: Message, receipt: str, lease_until_ms: int) -> bytes:
+        """The object with its receipt as one member more."""
+        text = historic.line(message)[:-3] + b', "receipt": "%b"}' % receipt.encode("ascii")
+        return frame(TEXT, text)
+
+    def missed(self, queue: str, count: int) -> bytes:
+        """``{"missed": 3}``."""
+        return frame(TEXT, b'{"missed": %d}' % count) if self._talks else b""
+
+
+QUIET: Final = HistoricFrames(talks=False)
+TALKING: Final = HistoricFrames(talks=True)
+
+
+class Plan(NamedTuple):
+    """What is to be streamed to a client."""
+
+    queue: str
+    choices: Choices
+    cursor: Cursor | None
+    talks: bool
 
 
 class WebSocket(Endpoint):
     """``/ws/NAME``."""
 
     @endpoint(Access.WEBSOCKET)
-    def get(self, queue: str) -> Reply | None:
+    def get(self, queue: str) -> Any:
         """Take the handshake, or refuse what is none as the original did."""
         head = self.request.head
         if not handshake.is_upgrade(head.headers):
@@ -60,11 +101,20 @@ class WebSocket(Endpoint):
         except Refusal as refusal:
             body = f"{refusal.why}\r\n".encode("ascii")
             return Reply(refusal.status, body, "text/plain", refusal.headers)
+        given = {name: text for name in PARAMETERS if (text := self.parameter(name)) is not None}
+        choices = read_choices(given, self.settings, heartbeat=0)
+        (cursor,) = read_cursors(given.get("cursor"), 1)
+        plan = Plan(queue, choices, cursor, bool(given))
+        checked = streams.check(self.broker, [queue], choices)
+        return checked.addCallback(lambda _: self._begin(plan, asked))
+
+    def _begin(self, plan: Plan, asked: handshake.Handshake) -> None:
+        if not self.exchange.open:
+            return
         bound_kernel_buffer(self.exchange.transport)
-        protocol = _Door(self.broker, queue, asked, self.settings)
+        protocol = _Door(self.broker, plan, asked, self.settings)
         protocol.factory = _factory(self.broker.clock, self.settings.max_websocket_message)
         self.exchange.take_over(protocol)
-        return None
 
     @endpoint(Access.WEBSOCKET)
     def post(self, queue: str) -> Reply:
@@ -87,7 +137,7 @@ def _factory(reactor: Any, max_message: int) -> WebSocketServerFactory:
     return factory
 
 
-class _Way:
+class Way:
     """A WebSocket as a stream's consumer sees its exchange."""
 
     __slots__ = ("_close", "_outlet")
@@ -119,16 +169,16 @@ class _Door(WebSocketServerProtocol):
     def __init__(
         self,
         broker: Any,
-        queue: str,
+        plan: Plan,
         asked: handshake.Handshake,
         settings: Settings,
     ) -> None:
         super().__init__()
         self._broker = broker
-        self._queue = queue
+        self._plan = plan
         self._asked = asked
         self._max_message = settings.max_websocket_message
-        self._consumer: StreamConsumer | None = None
+        self._stream: Stream | None = None
         self._patience: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
@@ -140,9 +190,11 @@ class _Door(WebSocketServerProtocol):
 
     def onOpen(self) -> None:
         """The handshake is done: messages may come."""
-        way = _Way(self._outlet, self._queue_deleted)
-        self._consumer = StreamConsumer(self._broker, self._queue, way, text_frame)
-        self._broker.attach(self._queue, self._consumer)
+        way = Way(self._outlet, self._queue_deleted)
+        plan = self._plan
+        wire = TALKING if plan.talks else QUIET
+        self._stream = Stream(self._broker.clock, way, wire, plan.choices)
+        self._stream.open(self._broker, {plan.queue: plan.cursor})
 
     def onMessage(self, payload: bytes, is_binary: bool) -> None:
         """Echo it."""
@@ -196,6 +248,6 @@ class _Door(WebSocketServerProtocol):
         self._leave()
 
     def _leave(self) -> None:
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            consumer.left()
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.left()

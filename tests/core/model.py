@@ -10,11 +10,13 @@ from __future__ import annotations
 import random
 from collections import Counter, deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 import valkey
 
 from restmq.core import commands
-from restmq.core.delivery import Feed, Hello, Report
+from restmq.core.delivery import Feed
+from restmq.core.port import ROOM, Hello, Report
 from restmq.core.wire import encode_payload, encode_ttls, entry_id
 from restmq.message import Batch, Message, Policy
 from restmq.redis.keys import Keys
@@ -26,23 +28,55 @@ QUEUE = "jobs"
 
 def serial(message: Message) -> int:
     """The number in a body counts what was added, also where the store lost time and ids jumped."""
-    return message.id if message.body is None else int(message.body.removeprefix(b"body "))
+    assert message.body is not None
+    return int(message.body.removeprefix(b"body "))
+
+
+class Leased(NamedTuple):
+    """A message that waits for its acknowledgement."""
+
+    epoch: int
+    pos: int
+    id: int
+    serial: int
 
 
 class Listener:
-    """A consumer: what it received, in order; a slow one has it in hand for a while."""
+    """A consumer: what it received, in order; a slow one has it in hand for a while.
 
-    def __init__(self, slow: bool = False, ended: Callable[[Listener], None] | None = None) -> None:
+    One that acknowledges received what the store says it acknowledged.
+    """
+
+    room = ROOM
+
+    def __init__(
+        self,
+        slow: bool = False,
+        ended: Callable[[Listener], None] | None = None,
+        acks: bool = False,
+    ) -> None:
         self.slow = slow
+        self.acks = acks
         self._leave = ended
         self.received: list[int] = []
         self.in_hand: list[int] = []
+        self.leased: list[Leased] = []
+        self.leases: list[tuple[int, list[int]]] = []
         self.ended = False
+
+    def lost(self, count: int) -> None:
+        pass
 
     def deliver(self, batch: Batch) -> bool:
         assert not self.ended, "handed something after its end"
         assert all(m.body is not None for m in batch.messages), "handed something that is gone"
         ids = [serial(m) for m in batch.messages]
+        if self.acks and batch.dealt:
+            self.leased += [
+                Leased(batch.epoch, batch.dealt_pos, m.id, serial(m)) for m in batch.messages
+            ]
+            self.leases.append((batch.dealt_pos, [m.id for m in batch.messages]))
+            return True
         if self.slow:
             self.in_hand += ids
             return False
@@ -203,6 +237,7 @@ class World:
         self.highest_id = 0
         self.serials: dict[int, int] = {}
         self.popped: list[int] = []
+        self.acked: list[int] = []
         self.purged_up_to = 0
         self.forgiven: set[int] = set()
         self.saved: dict[bytes, bytes] = {}
@@ -221,10 +256,10 @@ class World:
         assembled = SCRIPTS[script]
         args = [*self.queue_keys, str(self.now), *arguments]
         try:
-            return self.store.evalsha(assembled.sha.decode(), 7, *args)
+            return self.store.evalsha(assembled.sha.decode(), 9, *args)
         except valkey.exceptions.NoScriptError:
             self.store.script_load(assembled.source.decode())
-            return self.store.evalsha(assembled.sha.decode(), 7, *args)
+            return self.store.evalsha(assembled.sha.decode(), 9, *args)
 
     # ---- clients
 
@@ -235,7 +270,7 @@ class World:
             ttls = [self.random.choice((0, 1, 50, 5000)) for _ in range(count)]
             self.forgiven.update(first + i for i, ttl in enumerate(ttls) if ttl)
         payloads = [encode_payload(b"body %d" % (first + i), None) for i in range(count)]
-        got = int(self.run("add", self.highest_id, encode_ttls(ttls), *payloads))
+        got = int(self.run("add", self.highest_id, encode_ttls(ttls), b"", *payloads))
         assert got > self.highest_id, "ids rise"
         assert "lost time" in self.notes or got == first
         self.highest_id = got + count - 1
@@ -246,8 +281,9 @@ class World:
         got = 0
         while True:
             reply = commands.pop_answer(QUEUE, self.run("pop", count - got))
-            self.popped += map(serial, reply.messages)
-            assert all(serial(m) > self.purged_up_to for m in reply.messages), "purged, yet popped"
+            serials = [self.serials[m.id] if m.body is None else serial(m) for m in reply.messages]
+            self.popped += serials
+            assert all(number > self.purged_up_to for number in serials), "purged, yet popped"
             got += len(reply.messages)
             if not reply.again or got >= count:
                 return got
@@ -308,7 +344,8 @@ class World:
 
     def attach(self, daemon: Daemon) -> None:
         slow = self.random.random() < self.rates.get("slow", 0)
-        listener = Listener(slow, lambda listener: self.detach(daemon, listener))
+        acks = self.random.random() < self.rates.get("acks", 0)
+        listener = Listener(slow, lambda listener: self.detach(daemon, listener), acks)
         daemon.consumers.append(listener)
         self.listeners.append((daemon, listener))
         daemon.feed.attach(listener)
@@ -323,11 +360,36 @@ class World:
                 listener.flush()
                 daemon.feed.drained(listener)
 
+    def acknowledge(self, listener: Listener, count: int, how: str = "ack") -> None:
+        """Some of what the listener has leased is done, or not done; what is stale says so."""
+        some, listener.leased = listener.leased[:count], listener.leased[count:]
+        if not some:
+            return
+        arguments = [number for one in some for number in one[:3]]
+        if self.chance("lose reply"):  # it acknowledges again: then it may count only once
+            self.note("ack twice")
+            some = some * 2
+            arguments = arguments * 2
+        results = self.run("ack", how, *arguments)
+        for one, result in zip(some, results, strict=True):
+            if result and how == "ack":
+                self.acked.append(one.serial)
+                listener.received.append(one.serial)
+
+    def lease_over(self, daemon: Daemon, listener: Listener) -> None:
+        """The lease of what it got first is over; the listener does not know and may still ack."""
+        if listener.leases:
+            daemon.feed.give_back(listener, *listener.leases.pop(0))
+
     def settle(self) -> None:
         """Let everything that is under way come to rest, with a tick for what waits on time."""
         for _ in range(8):
             self.rest()
             self.now += 4000
+            for daemon in self.daemons:
+                for listener in daemon.consumers:
+                    while listener.leases:
+                        self.lease_over(daemon, listener)
             for daemon in self.daemons:
                 daemon.feed.tick()
         self.rest()
@@ -339,6 +401,9 @@ class World:
             moved = False
             for daemon in self.daemons:
                 self.flush(daemon)
+                for listener in daemon.consumers:
+                    moved |= bool(listener.leased)
+                    self.acknowledge(listener, 1000)
                 moved |= daemon.work()
                 moved |= daemon.listen()
             quiet = 0 if moved else quiet + 1

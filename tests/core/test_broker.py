@@ -13,6 +13,7 @@ from twisted.internet.defer import FirstError, gatherResults
 from twisted.trial.unittest import TestCase
 
 from restmq.core.broker import Broker
+from restmq.core.port import ROOM
 from restmq.errors import StoreAway, StoreFull, StoreRefused
 from restmq.message import Batch, Policy
 from restmq.redis.keys import Keys
@@ -25,6 +26,9 @@ from tests.turns import until
 class Reader:
     """A consumer whose client reads everything at once."""
 
+    room = ROOM
+    acks = False
+
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.bodies: list[bytes | None] = []
@@ -34,6 +38,9 @@ class Reader:
         self.ids += [message.id for message in batch.messages]
         self.bodies += [message.body for message in batch.messages]
         return True
+
+    def lost(self, count: int) -> None:
+        self.missed = count
 
     def end(self) -> None:
         self.ended = True
@@ -72,7 +79,7 @@ class Brokers(TestCase):
 
     async def streaming(self, broker: Broker, queue: str, consumer: Reader) -> Reader:
         """Attach a consumer and wait until messages come to it."""
-        broker.attach(queue, consumer)
+        broker.attach(queue, consumer, "test")
         feed = broker._feeds._feeds[queue]
         await until(lambda: feed._joined and not feed._busy, f"{queue} is joined")
         return consumer
@@ -98,13 +105,13 @@ class Streams(Brokers):
         """I pressed Ctrl-C at once; the next stream of the queue works."""
         broker = await self.broker()
         first, second = Reader(), Reader()
-        broker.attach("q", first)
-        broker.detach("q", first)
+        broker.attach("q", first, "test")
+        broker.detach("q", first, "test")
         client = self.look()
         channel = Keys("restmq:").base("q") + b":out"
         await broker.ping()
         await until(lambda: client.pubsub_numsub(channel)[0][1] == 0, "nobody listens")
-        broker.attach("q", second)
+        broker.attach("q", second, "test")
         await broker.add("q", b"hello")
         await until(lambda: second.bodies == [b"hello"], "the message", 3)
         assert first.bodies == []
@@ -113,9 +120,9 @@ class Streams(Brokers):
         broker = await self.broker()
         consumer = Reader()
         for _ in range(5):
-            broker.attach("q", consumer)
-            broker.detach("q", consumer)
-        broker.attach("q", consumer)
+            broker.attach("q", consumer, "test")
+            broker.detach("q", consumer, "test")
+        broker.attach("q", consumer, "test")
         await broker.add("q", b"hello")
         await until(lambda: consumer.bodies == [b"hello"], "the message", 3)
 
@@ -156,7 +163,7 @@ class Streams(Brokers):
             await until(lambda held=frozen: len(held.ids) == 5, "5 messages")
             assert await broker.purge("q")
             await until(lambda held=frozen: held.ended, "its end")
-            broker.detach("q", frozen)
+            broker.detach("q", frozen, "test")
             await until(lambda: broker._feeds.empty, "no feed")
             assert await self.pop_all(broker, "q") == []
 
@@ -179,7 +186,7 @@ class Streams(Brokers):
         reader = await self.streaming(broker, "q", Reader())
         await self.add(broker, "q", 1)
         await until(lambda: 11 in reader.ids, "the later message")
-        broker.detach("q", frozen)
+        broker.detach("q", frozen, "test")
         await until(lambda: len(reader.ids) == 11, "all messages", 3)
         assert reader.ids == list(range(1, 12))
 
@@ -321,7 +328,7 @@ class Faults(Brokers):
         await until(lambda: stranger.ended, "the stranger's end")
         await until(lambda: len(reader.ids) == 3, "3 messages")
         assert (stranger.ids, reader.ended) == ([], False)
-        mine.detach("q", reader)
+        mine.detach("q", reader, "test")
         await until(lambda: mine._feeds.empty, "nobody streams here")
         await self.add(mine, "q", 1)
         assert (await mine.inspect("q")).length == 1
@@ -437,7 +444,7 @@ class Operations(Brokers):
         await self.add(broker, "q", 3)
         await until(lambda: reader.ids == [1, 2, 3, 4, 5, 6], "six messages")
         assert (await broker.inspect("q")).length == 0
-        broker.detach("q", reader)
+        broker.detach("q", reader, "test")
         await until(lambda: broker._feeds.empty, "it left")
         assert await broker.add("q", b"waits") == 7
         assert (await broker.inspect("q")).length == 1

@@ -7,9 +7,8 @@ from collections import Counter
 
 import pytest
 
-from restmq.core import delivery
 from restmq.message import Policy
-from tests.core.model import Daemon, World
+from tests.core.model import Daemon, Listener, World
 from tests.support import ValkeyServer
 
 RUNS = int(os.environ.get("RESTMQ_MODEL_RUNS", "320"))
@@ -56,6 +55,9 @@ def step(world: World, policies: list[Policy]) -> None:
         world.detach(daemon, world.random.choice(daemon.consumers))
     if pick() < 0.3:
         world.flush(daemon)
+    workers = [listener for listener in daemon.consumers if listener.leased]
+    if workers:
+        work(world, daemon, world.random.choice(workers))
     for _ in range(world.random.randrange(6)):
         other = some_daemon(world)
         assert other is not None
@@ -71,6 +73,19 @@ def step(world: World, policies: list[Policy]) -> None:
         world.now += 16000
     if world.chance("kill"):
         world.kill(daemon)
+
+
+def work(world: World, daemon: Daemon, worker: Listener) -> None:
+    """A consumer that acknowledges does so, or says no, or is late, or leaves without a word."""
+    pick = world.random.random()
+    if pick < 0.5:
+        world.acknowledge(worker, world.random.choice((1, 2, 1000)))
+    elif pick < 0.6:
+        world.acknowledge(worker, 1, "nack")
+    elif pick < 0.7:
+        world.lease_over(daemon, worker)
+    elif pick < 0.73:
+        world.detach(daemon, worker)
 
 
 def play(world: World, policies: list[Policy], steps: int = STEPS) -> None:
@@ -90,6 +105,9 @@ def check(world: World, policies: list[Policy]) -> None:
     received = Counter(i for _, listener in world.listeners for i in listener.received)
     popped = Counter(i for i in world.popped if i not in world.forgiven)
     assert all(n == 1 for n in popped.values()), "popped twice"
+    acked = Counter(i for i in world.acked if i not in world.forgiven)
+    assert all(n == 1 for n in acked.values()), "acknowledged twice"
+    assert not set(acked) & set(popped), "acknowledged and popped"
     lost = set(world.added) - set(received) - set(popped) - world.forgiven
     assert not {i for i in lost if i > world.purged_up_to}, f"lost {sorted(lost)[:9]}"
     waiting, flight = world.run("inspect", 0)[0], world.run("inspect", 0)[3]
@@ -110,9 +128,9 @@ def check(world: World, policies: list[Policy]) -> None:
 
 def check_slots(world: World) -> None:
     """Everybody who is there has a place in the turn, with all its room, and nobody else."""
-    *_, turn, room = world.queue_keys
+    turn, room = world.queue_keys[5:7]
     slots = world.store.lrange(turn, 0, -1)
-    assert world.store.hgetall(room) == dict.fromkeys(slots, b"%d" % delivery.ROOM)
+    assert world.store.hgetall(room) == dict.fromkeys(slots, b"%d" % Listener.room)
     places = Counter(slot[:12] for slot in slots)
     assert places == {d.name: len(d.consumers) for d in world.daemons if d.consumers}
 
@@ -177,7 +195,7 @@ def test_lives_with_little_room(
     valkey: ValkeyServer, kind: str, faults: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Room that is lost stops a consumer for ever, room that grows drowns it."""
-    monkeypatch.setattr(delivery, "ROOM", 4)
+    monkeypatch.setattr(Listener, "room", 4)
     for run in range(RUNS // 32 + 1):
         live(valkey, seed_of(kind, faults, 60_000 + run), kind, faults, STEPS, slow=0.5)
 
@@ -208,3 +226,24 @@ def test_lives_of_slow_clients(valkey: ValkeyServer, kind: str, faults: bool) ->
     for run in range(RUNS // 8 + 1):
         seed = seed_of(kind, faults, 90_000 + run)
         live(valkey, seed, kind, faults, 10 + run % 60, slow=0.95)
+
+
+@pytest.mark.parametrize("faults", [False, True], ids=["calm", "faults"])
+@pytest.mark.parametrize("kind", ["roundrobin", "both"])
+@pytest.mark.parametrize("room", [3, 1000])
+def test_lives_of_workers_that_acknowledge(
+    valkey: ValkeyServer, kind: str, faults: bool, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Acks, nacks, leases that end, workers that leave: each message is acknowledged once."""
+    monkeypatch.setattr(Listener, "room", room)
+    for run in range(RUNS // 16 + 1):
+        seed = seed_of(kind, faults, 40_000 + run)
+        live(valkey, seed, kind, faults, 20 + run * 10, acks=0.6)
+
+
+@pytest.mark.parametrize("kind", ["roundrobin", "both"])
+def test_lives_of_workers_on_a_store_that_loses_time(valkey: ValkeyServer, kind: str) -> None:
+    """Receipts of a life that is lost are stale; nobody is stuck with them."""
+    for run in range(RUNS // 32 + 1):
+        rates = {"acks": 0.6, "save": 0.05, "lose time": 0.02}
+        live(valkey, seed_of(kind, True, 30_000 + run), kind, True, STEPS, **rates)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from restmq.core import delivery
-from restmq.core.delivery import LAG_MESSAGES, ROOM, Feed, Hello, Joined, Report, Window
-from restmq.core.wire import chunk_entries, entry_id
+from restmq.core.delivery import LAG_MESSAGES, Feed
+from restmq.core.port import ROOM, Hello, Joined, Report, Settled, Window
 from restmq.message import Batch
 
 EPOCH = 7
@@ -44,14 +44,22 @@ class Port:
 class Client:
     """A consumer; a frozen one keeps what it gets in its buffer."""
 
-    def __init__(self, frozen: bool = False) -> None:
+    def __init__(self, frozen: bool = False, acks: bool = False, room: int = ROOM) -> None:
         self.frozen = frozen
+        self.acks = acks
+        self.room = room
         self.ids: list[int] = []
+        self.batches: list[Batch] = []
+        self.missed = 0
         self.ended = False
 
     def deliver(self, batch: Batch) -> bool:
         self.ids += [message.id for message in batch.messages]
+        self.batches.append(batch)
         return not self.frozen
+
+    def lost(self, count: int) -> None:
+        self.missed += count
 
     def end(self) -> None:
         self.ended = True
@@ -423,7 +431,7 @@ def test_what_came_while_nobody_was_here_is_read_by_who_comes_before_we_left(dea
     stage.feed.window_read(dealt, Window(EPOCH, 1, False, [late]))
     report = stage.answer_confirm()
     assert (second.ids == [1]) != dealt
-    assert [entry_id(e) for s in report.settled for e in s.back] == [1] * dealt
+    assert [number for s in report.settled for number in s.back] == [1] * dealt
 
 
 def test_one_who_went_before_the_subscription_was_confirmed_asks_for_nothing_more() -> None:
@@ -446,8 +454,7 @@ def test_dealt_messages_go_to_their_clients_and_give_room_back() -> None:
     assert (one.ids, two.ids) == ([1, 3], [2])
     report = stage.answer_confirm()
     assert sorted(report.slots) == [(1, 2), (2, 1)]
-    ((pos, messages, rest, back),) = report.settled
-    assert (pos, messages, rest, back) == (3, 3, b"", [])
+    assert report.settled == [Settled(3, True, [], [])]
 
 
 def test_what_a_hung_client_holds_is_kept_and_told_apart() -> None:
@@ -456,11 +463,11 @@ def test_what_a_hung_client_holds_is_kept_and_told_apart() -> None:
     stage.feed.received(chunk(0, [1, 2, 3], numbers=[1, 2, 1]))
     report = stage.answer_confirm()
     assert report.slots == [(1, 2)]
-    assert [entry_id(e) for e in chunk_entries(report.settled[0].rest)] == [2]
+    assert report.settled == [Settled(3, False, [1, 3], [])]
     stage.feed.drained(hung)
     report = stage.answer_confirm()
     assert report.slots == [(2, 1)]
-    assert report.settled[0][:3] == (3, 1, b"")
+    assert report.settled == [Settled(3, True, [], [])]
 
 
 def test_who_goes_gives_back_what_it_had_in_hand() -> None:
@@ -471,7 +478,7 @@ def test_who_goes_gives_back_what_it_had_in_hand() -> None:
     stage.feed.detach(hung)
     report = stage.answer_confirm()
     assert report.slots == [(2, -1)]
-    assert [entry_id(e) for e in report.settled[0].back] == [1, 2]
+    assert report.settled == [Settled(3, True, [], [1, 2])]
 
 
 def test_what_is_dealt_to_one_who_went_goes_back_at_once() -> None:
@@ -480,7 +487,7 @@ def test_what_is_dealt_to_one_who_went_goes_back_at_once() -> None:
     stage.feed.detach(went)
     stage.answer_confirm()
     stage.feed.received(chunk(0, [1], numbers=[2]))
-    assert [entry_id(e) for e in stage.answer_confirm().settled[0].back] == [1]
+    assert stage.answer_confirm().settled == [Settled(1, True, [], [1])]
 
 
 def test_what_is_said_in_a_lost_confirm_is_said_again_of_chunks() -> None:
@@ -576,5 +583,5 @@ def test_memory_of_what_passed_is_bounded(dealt: bool) -> None:
         stage.answer_confirm()
         client.ids.clear()
     assert len(stage.feed._recent) <= delivery.WINDOW + 1
-    assert not stage.feed._dealt
-    assert not stage.feed._unanswered
+    assert not stage.feed._hands._chunks
+    assert not stage.feed._hands._unanswered

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from restmq.core import commands
-from restmq.core.delivery import Hello, Joined, Report, Settled
+from restmq.core.port import Hello, Joined, Report, Settled
 from restmq.core.wire import (
     chunk_entries,
     chunk_head,
@@ -41,7 +41,7 @@ class Desk:
         self.queue = queue
         self.names = self.keys.queue(queue)
         self.hash, self.list, self.window_key, self.dealt, self.daemons, self.turn, self.room = (
-            self.names
+            self.names[:7]
         )
         self.now = 1_800_000_000_000
         self.channels: dict[bytes, valkey_client.client.PubSub] = {}
@@ -50,16 +50,16 @@ class Desk:
         loaded = SCRIPTS[script]
         args = [*self.names, str(self.now), *arguments]
         try:
-            return self.store.evalsha(loaded.sha.decode(), 7, *args)
+            return self.store.evalsha(loaded.sha.decode(), 9, *args)
         except valkey_client.exceptions.NoScriptError:
             self.store.script_load(loaded.source.decode())
-            return self.store.evalsha(loaded.sha.decode(), 7, *args)
+            return self.store.evalsha(loaded.sha.decode(), 9, *args)
 
     # ---- clients
 
     def add(self, *bodies: bytes, floor: int = 0, ttls: list[int] | None = None) -> int:
         payloads = [encode_payload(body, None) for body in bodies]
-        reply = self.call("add", floor, encode_ttls(ttls or [0] * len(bodies)), *payloads)
+        reply = self.call("add", floor, encode_ttls(ttls or [0] * len(bodies)), b"", *payloads)
         assert isinstance(reply, bytes)
         return int(reply)
 
@@ -570,8 +570,7 @@ def test_settle_is_done_once(desk: Desk) -> None:
     desk.set_policy(Policy.ROUNDROBIN)
     desk.arrive(DAEMONS[0], {1: 10})
     desk.add(b"a", b"b")
-    (chunk,) = desk.heard(DAEMONS[0])
-    settled = [Settled(2, 2, b"", chunk_entries(chunk)[:1])]
+    settled = [Settled(2, True, [], [1])]
     desk.set_started(False)
     for _ in range(3):
         assert desk.report("confirm", DAEMONS[0], settled=settled) == 1
@@ -610,11 +609,12 @@ def test_what_comes_back_late_is_sorted_in_without_a_call_for_each_that_waits(de
         chunks += desk.heard(DAEMONS[0])
     desk.set_started(False)
     for chunk in chunks[:5]:
-        back = [Settled(chunk_head(chunk).pos, 1000, b"", chunk_entries(chunk))]
+        ids = [entry_id(e) for e in chunk_entries(chunk)]
+        back = [Settled(chunk_head(chunk).pos, True, [], ids)]
         desk.report("confirm", DAEMONS[0], settled=back)
     desk.store.config_resetstat()
-    mixed = chunk_entries(chunks[5])[::2]
-    back = [Settled(chunk_head(chunks[5]).pos, 1000, b"", mixed)]
+    mixed = [entry_id(e) for e in chunk_entries(chunks[5])[::2]]
+    back = [Settled(chunk_head(chunks[5]).pos, True, [], mixed)]
     desk.report("confirm", DAEMONS[0], settled=back)
     assert desk.calls("lrange") + desk.calls("lpush") <= 20
     assert desk.waiting() == [*range(1, 5001), *range(5001, 6001, 2)]
@@ -656,18 +656,22 @@ def test_joining_with_a_later_position_starts_a_new_epoch(desk: Desk) -> None:
 
 def arguments(script: str) -> list[object]:
     """Arguments with which a script does its work."""
-    report = Report(5, 1, 20, 1, 20, True, [(2, 10)], [Settled(1, 1, b"", [b"\0" * 19])])
+    report = Report(5, 1, 20, 1, 20, True, [(2, 10)], [Settled(1, True, [], [1])])
     hello = Hello(True, 5, 1, 1, 1, [(1, 10)])
     return {
-        "add": [0, b"", encode_payload(b"x", None)],
+        "ack": ["nack", 5, 1, 1],
+        "add": [0, b"", b"", encode_payload(b"x", None)],
         "confirm": commands.confirm_arguments(DAEMONS[0], report),
         "delete": [1],
         "inspect": [10],
         "join": commands.join_arguments(DAEMONS[0], hello),
         "leave": commands.leave_arguments(DAEMONS[0], report),
+        "observe": [15000],
         "peek": [],
         "pop": [1],
+        "presence": [DAEMONS[0], 15000, b"comet=1", 1],
         "purge": [],
+        "replay": commands.replay_arguments(5, 0),
         "status": ["st", 1],
         "window": commands.window_arguments(DAEMONS[0], True, 0),
     }[script]
@@ -699,7 +703,7 @@ MAKE: dict[str, Callable[[valkey_client.Valkey, bytes], object]] = {
     "zset": lambda store, key: store.zadd(key, {b"x": 1}),
     "stream": lambda store, key: store.xadd(key, {"a": "b"}),
 }
-KINDS = ("hash", "list", "zset", "zset", "hash", "list", "hash")
+KINDS = ("hash", "list", "zset", "zset", "hash", "list", "hash", "list", "hash")
 
 
 def live_queue(desk: Desk, policy: Policy) -> None:
@@ -713,7 +717,7 @@ def live_queue(desk: Desk, policy: Policy) -> None:
 
 
 @pytest.mark.parametrize("policy", Policy)
-@pytest.mark.parametrize("place", range(7))
+@pytest.mark.parametrize("place", range(9))
 @pytest.mark.parametrize("script", NAMES)
 def test_wrong_type_changes_nothing(desk: Desk, script: str, place: int, policy: Policy) -> None:
     """A script that can't do its work has done none of it."""
@@ -737,7 +741,7 @@ def test_wrong_type_changes_nothing(desk: Desk, script: str, place: int, policy:
                 assert dump(desk.store) == before
             else:  # it had no business there, and did its work elsewhere: put that back
                 assert dump(desk.store)[key] == before[key]
-                assert script in ("add", "delete", "inspect", "peek", "pop", "window")
+                assert script in ("add", "delete", "inspect", "peek", "pop", "replay", "window")
                 restore(desk.store, before)
             if kept is None:
                 desk.store.delete(key)

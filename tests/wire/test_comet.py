@@ -217,7 +217,8 @@ def test_two_daemons_feed_each_others_streams(valkey, daemon, queue):
     for each in (first, second):
         each.wait_for("/readyz")
     with Comet(first.port, f"/c/{queue}") as here, Comet(second.port, f"/c/{queue}") as there:
-        wait_until(lambda: add(first, queue, "probe") and not there.said_nothing(), "a probe")
+        for stream in (here, there):
+            wait_until(lambda s=stream: add(first, queue, "probe") and not s.said_nothing(), "one")
         add(second, queue, "last")
         for stream in (here, there):
             values = [stream.message()["value"]]

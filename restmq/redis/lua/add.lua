@@ -1,10 +1,12 @@
 #!lua
 -- Purpose: put a turn's messages into a queue: to the consumers if they are up to date, else the list.
 -- Atomic: ids, order and whether a message waits or is out are decided together.
--- KEYS: the seven of common.lua
--- ARGV: 2 the highest id this daemon ever saw here, 3 "" or n x I6 ttl ms (0: for ever), 4.. payloads (1..1000)
+-- KEYS: the nine of common.lua
+-- ARGV: 2 the highest id this daemon ever saw here, 3 "" or n x I6 ttl ms (0: for ever),
+--       4 "" or the mode a new queue gets, 5.. payloads (1..1000)
 -- Returns: id of the first; the others follow without a hole.
-local now, floor, ttls, n = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], #ARGV - 3
+-- Observers get a copy on the channel :see: 'o', I4 n, n x I4 lengths, entries.
+local now, floor, ttls, n = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], #ARGV - 4
 if now == 0 then
   local t = redis.call('TIME')
   now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
@@ -14,16 +16,26 @@ local function make_entries(id)
   local entries = {}
   for i = 1, n do
     local ttl = ttls == '' and 0 or struct.unpack('>I6', ttls, 6 * i - 5)
-    entries[i] = struct.pack('>I7I6I6', id + i, now, ttl > 0 and now + ttl or 0) .. ARGV[3 + i]
+    entries[i] = struct.pack('>I7I6I6', id + i, now, ttl > 0 and now + ttl or 0) .. ARGV[4 + i]
   end
   return entries
 end
 
+local v = redis.call('HMGET', KEYS[1], 'id', 'live', 'obs')
+local function show(entries)
+  if tonumber(v[3] or 0) <= now then return end
+  local sizes = {}
+  for i, e in ipairs(entries) do sizes[i] = struct.pack('>I4', #e) end
+  redis.call('PUBLISH', KEYS[1] .. ':see',
+    'o' .. struct.pack('>I4', #entries) .. table.concat(sizes) .. table.concat(entries))
+end
+
 -- Nobody listens and the store lost no time: straight into the list.
-local v = redis.call('HMGET', KEYS[1], 'id', 'live')
 local last = tonumber(v[1] or -1)
 if last >= floor and tonumber(v[2] or 0) <= now then
-  redis.call('RPUSH', KEYS[2], unpack(make_entries(last)))
+  local entries = make_entries(last)
+  redis.call('RPUSH', KEYS[2], unpack(entries))
+  show(entries)
   redis.call('HSET', KEYS[1], 'id', string.format('%.0f', last + n))
   return string.format('%.0f', last + 1)
 end
@@ -32,6 +44,7 @@ end
 local s = load_state()
 if s.known == false then
   s.id, s.epoch, s.started = 0, s.epoch > 0 and s.epoch or now, true
+  if ARGV[4] ~= '' and s.mode == 0 then s.mode = tonumber(ARGV[4]) end
 end
 if s.id < floor then  -- the store lost time: ids must rise all the same
   s.id, s.epoch = floor + 1000000, math.max(now, s.epoch + 1)
@@ -47,4 +60,5 @@ if pushed < n then append(entries, pushed + 1) end
 put_back(refused)
 if s.known == false then call('HSET', Q, 'st', 1) end
 save_state(s)
+show(entries)
 return text(first)

@@ -1,7 +1,8 @@
 -- Purpose: what the queue scripts share; scripts.py puts it in front of each of them.
 -- Atomic: it is part of the script that uses it, never run alone.
 -- KEYS: 1 {q} hash, 2 :l waiting list, 3 :w broadcast window, 4 :r round-robin window,
---       5 :c daemons, 6 :t turn of the slots, 7 :m room of the slots (see keys.py)
+--       5 :c daemons, 6 :t turn of the slots, 7 :m room of the slots, 8 :h history for replay,
+--       9 :p presence (see keys.py)
 -- ARGV: 1 now in ms ("0": the server's clock); the rest belongs to the script.
 -- Returns: nothing.
 --
@@ -10,14 +11,19 @@
 -- Chunk    kind 'b' or 'r', I7 epoch, I7 prev, I7 pos, I7 bpos, I4 n, owner (12 bytes),
 --          n x I4 entry lengths, kind 'r': n x I4 consumer numbers, entries.
 -- Position counts pushed messages (bpos: their bytes); a chunk covers prev+1 .. pos.
+-- History  of broadcast, a list: I6 time of the push, I7 pos, I7 bpos before it, then the chunk.
+-- A slot   daemon:number; numbers from 2^31 on are consumers that acknowledge.
 -- A daemon in :c: I7 safe pos, I7 bpos (up to there a kernel of its consumers has all), I7 taken
 -- pos, I7 bpos (up to there it read), I7 deadline ms (0: being taken apart), I7 last dealt pos.
 
-local Q, L, W, R, C, T, M = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local Q, L, W, R, C, T, M, H = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local MAX_MESSAGES, MAX_BYTES = 1000, 1048576            -- of one call
 local STEP = 16                                          -- entries read before their size is known
 local UNSAFE_MESSAGES, UNSAFE_BYTES = 3000, 8388608      -- broadcast: pushed, with no kernel yet
 local IN_FLIGHT_MESSAGES, IN_FLIGHT_BYTES = 6000, 16777216  -- broadcast: not yet taken by all daemons
+local REPLAY_MS, REPLAY_MESSAGES, REPLAY_BYTES = 60000, 1000, 1048576  -- unless the queue says otherwise
+local ACKS = 2147483648                                  -- slots from this number on acknowledge
+local ROUND_ROBIN, JOBS = 2, 2                           -- values of the fields pol and mode
 local SILENT = 3000                                      -- ms a daemon may be without a channel
 local HEAD, CHUNK, DAEMON = '>I7I6I6', '>I7I7I7I7I4', '>I7I7I7I7I7I7'
 local NOBODY = string.rep('-', 12)
@@ -33,7 +39,7 @@ end
 local function text(n) return string.format('%.0f', n) end
 
 local FIELDS = {'id', 'st', 'pol', 'pos', 'done', 'safe', 'bpos', 'bdone', 'bsafe', 'out', 'rpos',
-                'live', 'epoch'}
+                'live', 'epoch', 'mode'}
 local function load_state()
   local v = call('HMGET', Q, unpack(FIELDS))
   local s = {}
@@ -50,13 +56,14 @@ local function save_state(s)
     if s[name] ~= s.was_set[name] then
       changed[#changed + 1] = name
       changed[#changed + 1] = text(s[name])
+      s.was_set[name] = s[name]
     end
   end
   if #changed > 0 then call('HSET', Q, unpack(changed)) end
 end
 
 -- A script that writes in several places looks at the types of all first: nothing is rolled back.
-local KINDS = {'hash', 'list', 'zset', 'zset', 'hash', 'list', 'hash'}
+local KINDS = {'hash', 'list', 'zset', 'zset', 'hash', 'list', 'hash', 'list', 'hash'}
 local function check_types()
   for i, key in ipairs(KEYS) do
     local kind = call('TYPE', key).ok
@@ -143,11 +150,33 @@ local function put_back(entries)
   end
 end
 
+-- In mode jobs messages go to consumers that acknowledge, one each, whatever the policy says.
+local function is_dealt(s) return s.pol == ROUND_ROBIN or s.mode == JOBS end
+
 -- Broadcast stops pushing when so much is unconfirmed; round robin is bound by the slots' room.
 local function may_push(s)
-  return s.pol == 2
+  return is_dealt(s)
     or (s.pos - s.safe < UNSAFE_MESSAGES and s.bpos - s.bsafe < UNSAFE_BYTES
         and s.pos - s.done < IN_FLIGHT_MESSAGES and s.bpos - s.bdone < IN_FLIGHT_BYTES)
+end
+
+-- Broadcast: keep a chunk for those who come back, within the queue's bounds. hpos and hbpos
+-- are where the history begins.
+local function remember(s, chunk, prev, bprev)
+  local v = call('HMGET', Q, 'replay', 'replay_n', 'hpos', 'hbpos')
+  local ms, most = tonumber(v[1] or REPLAY_MS), tonumber(v[2] or REPLAY_MESSAGES)
+  if ms == 0 or most == 0 then return end
+  local hpos, hbpos, moved = tonumber(v[3] or 0), tonumber(v[4] or 0), false
+  local count = call('RPUSH', H, pack('>I6I7I7', clock(), prev, bprev) .. chunk)
+  if count == 1 then hpos, hbpos, moved = prev, bprev, true end
+  while count > 1 and (s.pos - hpos > most or s.bpos - hbpos > REPLAY_BYTES) do
+    local oldest = call('LPOP', H)
+    count = count - 1
+    local _, _, pos, bpos = unpack_bytes(CHUNK, oldest, 22)
+    hpos, hbpos, moved = pos, bpos, true
+  end
+  call('PEXPIRE', H, text(ms))
+  if moved then call('HSET', Q, 'hpos', text(hpos), 'hbpos', text(hbpos)) end
 end
 
 -- Broadcast: one chunk into the window and the same bytes to every daemon.
@@ -161,13 +190,15 @@ local function push_to_all(s, entries)
     call('ZREMRANGEBYSCORE', W, text(pos), text(pos))
     return 0
   end
+  local bprev = s.bpos
   s.pos, s.bpos = pos, s.bpos + size
+  remember(s, chunk, prev, bprev)
   return #entries
 end
 
 -- Whose turn is it, for up to `wanted` entries: slots in turn that have room.
 -- Room is counted in units of a message plus its whole KiB; one with room left takes any size.
-local function take_turns(entries)
+local function take_turns(entries, only_acks)
   local ring = call('LLEN', T)
   if ring == 0 then return {}, 0 end
   local slots, room, loaded = {}, {}, 0
@@ -179,7 +210,8 @@ local function take_turns(entries)
       local more = call('LRANGE', T, loaded, loaded + block - 1)
       local rooms = call('HMGET', M, unpack(more))
       for k, slot in ipairs(more) do
-        slots[loaded + k], room[loaded + k] = slot, tonumber(rooms[k] or 0)
+        local may = not only_acks or tonumber(string.sub(slot, 14)) >= ACKS
+        slots[loaded + k], room[loaded + k] = slot, may and tonumber(rooms[k] or 0) or 0
       end
       loaded = loaded + #more
     end
@@ -253,7 +285,7 @@ end
 -- A daemon that is not listening gets nothing: its entries come back in second place, and it has
 -- no more turn until it joins again.
 local function deal_once(s, entries)
-  local chosen, steps, slots, room = take_turns(entries)
+  local chosen, steps, slots, room = take_turns(entries, s.mode == JOBS)
   if #chosen == 0 then return 0, {} end
   local parts, order, touched = {}, {}, {}
   for k, i in ipairs(chosen) do
@@ -302,7 +334,7 @@ end
 -- and which of those came back because nobody was there.
 local function push(s, entries)
   if not may_push(s) then return 0, {} end
-  if s.pol == 2 then return deal(s, entries) end
+  if is_dealt(s) then return deal(s, entries) end
   return push_to_all(s, entries), {}
 end
 
@@ -367,29 +399,57 @@ local function reclaim_dealt(s, owner, d)
   return complete
 end
 
+-- Ids or positions, seven bytes each, as a set.
+local function numbers(bytes)
+  local set = {}
+  for i = 1, #bytes, 7 do set[(unpack_bytes('>I7', bytes, i))] = true end
+  return set
+end
+
+-- Take entries out of a dealt chunk: those for which `leaves(id)` is true. Returns those entries.
+local function take_out(s, chunk, leaves)
+  local entries = split(chunk)
+  local first_number, kept, kept_numbers, left = 46 + 4 * #entries, {}, {}, {}
+  for i, e in ipairs(entries) do
+    if leaves(entry_id(e)) then
+      left[#left + 1] = e
+    else
+      kept[#kept + 1] = e
+      kept_numbers[#kept_numbers + 1] = string.sub(chunk, first_number + 4 * i - 4, first_number + 4 * i - 1)
+    end
+  end
+  if #left == 0 then return left end
+  local _, _, pos = unpack_bytes(CHUNK, chunk, 2)
+  call('ZREM', R, chunk)
+  s.out = s.out - #left
+  if #kept > 0 then
+    call('ZADD', R, text(pos), table.concat({string.sub(chunk, 1, 29), pack('>I4', #kept),
+      string.sub(chunk, 34, 45), lengths(kept), table.concat(kept_numbers), table.concat(kept)}))
+  end
+  return left
+end
+
 -- Dealt chunks a daemon is through with, from ARGV[at]: how many, then for each its position,
--- its number of messages, what of it is still in hand (a smaller chunk, or ""), how many of its
--- entries come back undelivered, those entries. Idempotent: a chunk that has another number of
--- messages now was dealt with before.
-local function settle(s, at)
+-- "1" if all of it is done but what comes back, the ids that are done, those that come back.
+-- Idempotent: what is not in the chunk any more is passed over.
+local function settle(s, me, at)
   local back = {}
   for _ = 1, tonumber(ARGV[at]) do
-    local pos, n, rest, count = ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3], tonumber(ARGV[at + 4])
+    local pos, whole, done, returns = ARGV[at + 1], ARGV[at + 2] == '1', numbers(ARGV[at + 3]), numbers(ARGV[at + 4])
     at = at + 4
     local chunk = call('ZRANGEBYSCORE', R, pos, pos)[1]
-    local _, held
-    if chunk then _, _, _, _, held = unpack_bytes(CHUNK, chunk, 2) end
-    if held == n then
-      call('ZREM', R, chunk)
-      s.out = s.out - n
-      if rest ~= '' then
-        call('ZADD', R, pos, rest)
-        local _, _, _, _, kept = unpack_bytes(CHUNK, rest, 2)
-        s.out = s.out + kept
+    if chunk and string.sub(chunk, 34, 45) == me then
+      if whole and next(returns) == nil then
+        local _, _, _, _, n = unpack_bytes(CHUNK, chunk, 2)
+        call('ZREM', R, chunk)
+        s.out = s.out - n
+      else
+        local left = take_out(s, chunk, function(id) return whole or done[id] or returns[id] end)
+        for _, e in ipairs(left) do
+          if returns[entry_id(e)] then back[#back + 1] = e end
+        end
       end
-      for i = 1, count do back[#back + 1] = ARGV[at + i] end
     end
-    at = at + count
   end
   put_back(back)
 end

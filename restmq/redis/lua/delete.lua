@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Purpose: delete one waiting message by its id; its place stays, its body is given back.
 -- Atomic: it is found and replaced while nothing else moves the list.
--- KEYS: the seven of common.lua
+-- KEYS: the nine of common.lua
 -- ARGV: 2 id
 -- Returns: {1 deleted or 0, 1 if it must be called again}
 local now, id = clock(), tonumber(ARGV[2])

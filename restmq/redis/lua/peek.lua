@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Purpose: look at the oldest waiting message and count the looks.
 -- Atomic: the count belongs to the message that is shown.
--- KEYS: the seven of common.lua
+-- KEYS: the nine of common.lua
 -- ARGV: none more
 -- Returns: {now ms, 1 if it must be called again, count, entry} or {now ms, 0|1} when there is none.
 local now = clock()

@@ -1,8 +1,9 @@
 #!lua flags=allow-oom
 -- Purpose: remove the oldest waiting messages.
 -- Atomic: a message leaves the list in the same step as it enters the reply.
--- KEYS: the seven of common.lua
+-- KEYS: the nine of common.lua
 -- ARGV: 2 how many at most
+-- Error: LEASEDONLY in mode jobs, and nothing is taken.
 -- Returns: {now ms, 1 if there may be more (call again), entries...}; a gone entry comes without its payload.
 local now, wanted = tonumber(ARGV[1]), tonumber(ARGV[2])
 if now == 0 then
@@ -27,7 +28,10 @@ local function take()
 end
 
 -- Nothing is out with a daemon: the list is all there is.
-local v = redis.call('HMGET', KEYS[1], 'pos', 'done', 'out')
+local v = redis.call('HMGET', KEYS[1], 'pos', 'done', 'out', 'mode')
+if v[4] == '2' then
+  return redis.error_reply('LEASEDONLY ' .. KEYS[1])
+end
 if v[1] == v[2] and (not v[3] or v[3] == '0') then return take() end
 
 -- common.lua stands here

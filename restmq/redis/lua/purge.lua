@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Purpose: delete all messages, waiting or out, and end every stream of the queue.
 -- Atomic: nothing added before survives, nothing added after is touched.
--- KEYS: the seven of common.lua
+-- KEYS: the nine of common.lua
 -- ARGV: none more
 -- Returns: 1 if there was anything to delete, else 0. Ids go on counting; settings stay.
 check_types()
@@ -12,7 +12,7 @@ if deserted(s, now) then
   call('UNLINK', C, T, M)
   s.live = 0
 end
-call('UNLINK', L, W, R)  -- what is out must not come back from a consumer that never got it
+call('UNLINK', L, W, R, H)  -- what is out must not come back from a consumer that never got it
 all_done(s)
 save_state(s)
 call('PUBLISH', Q .. ':out', 'P')

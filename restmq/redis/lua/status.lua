@@ -1,17 +1,21 @@
 #!lua flags=allow-oom
--- Purpose: start or stop the push to consumers, or set the policy.
+-- Purpose: start or stop the push to consumers, or change other settings.
 -- Atomic: a start releases the first waiting messages in the same step.
--- KEYS: the seven of common.lua
--- ARGV: 2 "st" or "pol", 3 the value (st 1 started, 0 stopped; pol 1 broadcast, 2 round robin)
+-- KEYS: the nine of common.lua
+-- ARGV: 2 field, 3 value, 4 field, 5 value...: st (1 started, 0 stopped), pol (1 broadcast, 2 round
+--       robin), mode (1 open, 2 jobs), replay (ms), replay_n (messages)
 -- Returns: 1
 check_types()
 local now = clock()
 local s = load_state()
 if s.epoch == 0 then s.epoch = now end
-call('HSET', Q, ARGV[2], ARGV[3])
-if ARGV[2] == 'st' then s.started = ARGV[3] ~= '0' end
-s[ARGV[2]] = tonumber(ARGV[3])
-s.was_set[ARGV[2]] = s[ARGV[2]]
+for i = 2, #ARGV, 2 do
+  local field, value = ARGV[i], ARGV[i + 1]
+  call('HSET', Q, field, value)
+  if field == 'st' then s.started = value ~= '0' end
+  s[field] = tonumber(value)
+  s.was_set[field] = s[field]
+end
 drain(s, now)
 save_state(s)
 return 1

@@ -1,0 +1,52 @@
+#!lua flags=allow-oom
+-- Purpose: what consumers say of dealt messages that wait for it: done, or not done.
+-- Atomic: of each message one acknowledgement counts, wherever it came from; one that went back
+--         to the queue before is stale.
+-- KEYS: the nine of common.lua
+-- ARGV: 2 "ack" or "nack" (it goes back at once), 3.. epoch, position of the chunk, id of each (1..1000)
+-- Returns: {1 or 0 (stale) for each}
+-- The daemon that has a message in hand hears of it on its channel: 'A', I7 epoch, (I7 pos, I7 id)...
+check_types()
+local s, wanted, order = load_state(), {}, {}
+for i = 3, #ARGV, 3 do
+  local pos, id = ARGV[i + 1], tonumber(ARGV[i + 2])
+  if ARGV[i] == text(s.epoch) then
+    if not wanted[pos] then
+      wanted[pos], order[#order + 1] = {}, pos
+    end
+    wanted[pos][id] = true
+  end
+end
+local found, marks, owners, back = {}, {}, {}, {}
+for _, pos in ipairs(order) do
+  local chunk = call('ZRANGEBYSCORE', R, pos, pos)[1]
+  if chunk then
+    local owner, ids = string.sub(chunk, 34, 45), wanted[pos]
+    local left = take_out(s, chunk, function(id) return ids[id] end)
+    for _, e in ipairs(left) do
+      local id = entry_id(e)
+      found[pos .. ':' .. text(id)] = true
+      if not marks[owner] then
+        marks[owner], owners[#owners + 1] = {'A', pack('>I7', s.epoch)}, owner
+      end
+      table.insert(marks[owner], pack('>I7I7', tonumber(pos), id))
+      if ARGV[2] == 'nack' then back[#back + 1] = e end
+    end
+  end
+end
+put_back(back)
+save_state(s)
+for _, owner in ipairs(owners) do
+  call('PUBLISH', Q .. ':to:' .. owner, table.concat(marks[owner]))
+end
+if #back > 0 then
+  drain(s, clock())
+  save_state(s)
+end
+local reply = {}
+for i = 3, #ARGV, 3 do
+  local name = ARGV[i + 1] .. ':' .. ARGV[i + 2]
+  reply[#reply + 1] = (ARGV[i] == text(s.epoch) and found[name]) and 1 or 0
+  found[name] = nil
+end
+return reply

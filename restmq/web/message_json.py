@@ -1,0 +1,82 @@
+"""A message as a JSON object, as all that is new gives it: HTTP, streams, WebSocket.
+
+``{"queue", "id", "content_type", "body", "encoding", "created_at"}``, then ``cursor`` where it was
+broadcast, and ``receipt`` and ``lease_until`` under a lease. The body is the JSON as it was sent
+(``encoding`` "json"), a string ("text"), or base64 ("base64"). Times are RFC 3339, UTC, milliseconds.
+"""
+
+from __future__ import annotations
+
+import time
+from base64 import b64encode
+from functools import lru_cache
+from typing import Final
+
+import orjson
+
+from restmq.message import Message
+
+TEXT: Final = "text/plain"
+BINARY: Final = "application/octet-stream"
+_LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
+
+
+def is_json(content_type: str) -> bool:
+    """Whether a media type says JSON: ``application/json`` or ``...+json`` (RFC 6839)."""
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or kind.endswith("+json")
+
+
+@lru_cache(maxsize=4096)
+def quoted(text: str) -> bytes:
+    """A JSON string."""
+    return orjson.dumps(text)
+
+
+@lru_cache(maxsize=8)
+def _seconds(seconds: int) -> bytes:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)).encode("ascii")
+
+
+def rfc3339(ms: int) -> bytes:
+    """A time in milliseconds since 1970 as ``2026-11-22T01:02:03.004Z``."""
+    seconds, rest = divmod(ms, 1000)
+    return b"%b.%03dZ" % (_seconds(seconds), rest)
+
+
+def _body(message: Message) -> tuple[bytes, bytes, str]:
+    """The body as JSON, how it is encoded, and its content type."""
+    body, content_type = message.body, message.content_type
+    if body is None:
+        return b"null", b"text", content_type or TEXT
+    if content_type is not None and is_json(content_type):
+        return body.translate(_LINE_BREAKS), b"json", content_type
+    try:
+        return orjson.dumps(body.decode("utf-8")), b"text", content_type or TEXT
+    except UnicodeDecodeError:
+        return b'"%b"' % b64encode(body), b"base64", content_type or BINARY
+
+
+def members(message: Message, epoch: int = 0) -> bytes:
+    """The members of the object, without its braces."""
+    body, encoding, content_type = _body(message)
+    text = b'"queue":%b,"id":%d,"content_type":%b,"body":%b,"encoding":"%b","created_at":"%b"' % (
+        quoted(message.queue),
+        message.id,
+        quoted(content_type),
+        body,
+        encoding,
+        rfc3339(message.created_ms),
+    )
+    if message.pos:
+        return b'%b,"cursor":"%d-%d"' % (text, epoch, message.pos)
+    return text
+
+
+def leased_members(message: Message, receipt: str, lease_until_ms: int) -> bytes:
+    """The same under a lease."""
+    return b'%b,"receipt":"%b","lease_until":"%b"' % (
+        members(message),
+        receipt.encode("ascii"),
+        rfc3339(lease_until_ms),
+    )

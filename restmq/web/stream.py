@@ -1,0 +1,446 @@
+"""The consumer behind every open stream, whatever its transport.
+
+A ``Way`` is how bytes get to the client (a streaming Exchange, a WebSocket), a ``Wire`` what they
+look like. A ``StreamConsumer`` takes the messages of one queue; a ``Stream`` is all that goes to one
+client, of one queue or several.
+
+A consumer that reads more slowly than messages come has a bounded ``Buffer`` of broadcast messages and
+a choice of what is given up; it is told how many it missed. What was dealt to it by round robin is
+nobody else's and never dropped; the broker bounds how much that is.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple, Protocol
+
+from twisted.internet import tcp
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from restmq.core.commands import Replay
+from restmq.core.port import ROOM
+from restmq.core.receipts import Receipt
+from restmq.core.wire import chunk_entries, chunk_head, decode_entry
+from restmq.message import Batch, Message
+from restmq.rules.buffer import Buffer, Part, Slow
+from restmq.web.wires import Encoder, Gap, SseOfMany, Wire
+
+log = Logger()
+
+RETURN_SECONDS: Final = 20.0
+"""After so long no message comes back from a daemon that died (its lease is 15 s)."""
+
+KERNEL_BYTES: Final = 128 * 1024
+"""SO_SNDBUF of a stream. By itself the kernel takes up to 4 MiB for each client that reads nothing."""
+
+
+class Choices(NamedTuple):
+    """What a client may choose for its stream.
+
+    ``buffer`` counts messages and ``buffer_bytes`` their bodies; ``lease`` is the seconds a message
+    may stay unacknowledged (None: no acknowledgements); ``heartbeat`` the seconds between signs of
+    life (0: none).
+    """
+
+    slow: Slow = Slow.DROP_OLDEST
+    buffer: int = 1000
+    buffer_bytes: int = 1048576
+    lease: float | None = None
+    observe: bool = False
+    heartbeat: float = 0
+
+
+class Cursor(NamedTuple):
+    """Where a client was: a life of the store and a position in it."""
+
+    epoch: int
+    pos: int
+
+    def encode(self) -> str:
+        """As clients get it."""
+        return f"{self.epoch}-{self.pos}"
+
+
+class Way(Protocol):
+    """The way to a client: an Exchange that streams, or a WebSocket."""
+
+    def send(self, data: bytes) -> bool:
+        """Send at once; False when some of it waits."""
+
+    def write(self, data: bytes) -> None:
+        """Send, or let it wait."""
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        """Call back once, when nothing waits."""
+
+    def finish(self) -> None:
+        """End the stream."""
+
+
+def bound_kernel_buffer(transport: Any) -> None:
+    """Have the kernel hold no more than KERNEL_BYTES for a client (plain TCP)."""
+    if type(transport) is tcp.Server and not transport.TLS:
+        transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
+
+
+class Stream:
+    """All that goes to one client, from ``open`` to ``left`` or ``close``."""
+
+    __slots__ = ("_clock", "_closed", "_pulse", "choices", "consumers", "on_end", "way", "wire")
+
+    def __init__(self, clock: IReactorTime, way: Way, wire: Wire, choices: Choices) -> None:
+        self.way = way
+        self.wire = wire
+        self.choices = choices
+        self.consumers: list[StreamConsumer] = []
+        self.on_end: Callable[[], None] = lambda: None
+        self._clock = clock
+        self._closed = False
+        self._pulse: Any = None
+
+    def open(self, broker: Any, queues: Mapping[str, Cursor | None]) -> None:
+        """Attach to the queues; with a cursor what was broadcast since comes first."""
+        opening = self.wire.opening()
+        if opening:
+            self.way.write(opening)
+        self.consumers = [StreamConsumer(broker, queue, self) for queue in queues]
+        for consumer, cursor in zip(list(self.consumers), queues.values(), strict=True):
+            consumer.attach(cursor)
+        if self.choices.heartbeat and self.wire.heartbeat:
+            self._beat_later()
+
+    def _beat_later(self) -> None:
+        self._pulse = self._clock.callLater(self.choices.heartbeat, self._beat)
+
+    def _beat(self) -> None:
+        """A sign of life, unless the client has plenty to read anyway."""
+        if not any(consumer.clogged for consumer in self.consumers):
+            self.way.write(self.wire.heartbeat)
+        self._beat_later()
+
+    def cursor(self) -> str:
+        """Where the client is, in all queues in their order."""
+        return ",".join(consumer.reached.encode() for consumer in self.consumers)
+
+    def close(self, reason: str) -> None:
+        """End the stream from our side."""
+        if not self._closed:
+            self.way.write(self.wire.closing(reason))
+            self._finish()
+
+    def ended(self, consumer: StreamConsumer) -> None:
+        """A queue was deleted: with the last of them the stream ends."""
+        self.consumers.remove(consumer)
+        if not self.consumers:
+            self._finish()
+
+    def _finish(self) -> None:
+        self.left()
+        self.way.finish()
+        self.on_end()
+
+    def left(self, _: object = None) -> None:
+        """The client is gone, or needs us no more."""
+        self._closed = True
+        if self._pulse is not None and self._pulse.active():
+            self._pulse.cancel()
+        consumers, self.consumers = self.consumers, []
+        for consumer in consumers:
+            consumer.left()
+
+
+class _Replaying:
+    """What a client that came back waits for: the past first, and what came meanwhile behind it.
+
+    ``had`` are the ids it got of the past: a message that a consumer left behind is pushed again,
+    at another position, and must not come twice.
+    """
+
+    __slots__ = ("after", "behind", "had", "held", "told")
+
+    def __init__(self, cursor: Cursor, held: Buffer) -> None:
+        self.after = cursor
+        self.behind: int | None = None  # up to there the past reaches
+        self.had: set[int] = set()
+        self.held = held
+        self.told = False  # the past is behind us
+
+    def new(self, messages: Iterable[Message]) -> list[Message]:
+        """Those it has not had."""
+        return [message for message in messages if message.id not in self.had]
+
+
+class StreamConsumer:
+    """One client's end of a queue: see ``restmq.core.port.Consumer``."""
+
+    __slots__ = (
+        "_broker",
+        "_buffer",
+        "_encode",
+        "_epoch",
+        "_over",
+        "_queue",
+        "_replaying",
+        "_stream",
+        "_told",
+        "_way",
+        "acks",
+        "clogged",
+        "reached",
+        "room",
+    )
+
+    def __init__(self, broker: Any, queue: str, stream: Stream) -> None:
+        self._broker = broker
+        self._queue = queue
+        self._stream = stream
+        self._way = stream.way
+        self._epoch = 0
+        self._encode: Encoder = stream.wire.encoder(0)
+        self._buffer: Buffer | None = None  # made when first needed: most never are
+        self._replaying: _Replaying | None = None
+        self._told = 0
+        self._over = False
+        self.clogged = False
+        self.reached = Cursor(0, 0)
+        self.acks = stream.choices.lease is not None
+        self.room = min(stream.choices.buffer, ROOM)
+
+    @property
+    def queue(self) -> str:
+        """Its name."""
+        return self._queue
+
+    @property
+    def missed(self) -> int:
+        """How many messages were dropped because the client reads too slowly."""
+        return 0 if self._buffer is None else self._buffer.missed
+
+    def attach(self, cursor: Cursor | None) -> None:
+        """Begin to take messages."""
+        if self._stream.choices.observe:
+            self._broker.observe(self._queue, self)
+            return
+        if cursor is not None:
+            choices = self._stream.choices
+            held = Buffer(Slow.DROP_OLDEST, choices.buffer, choices.buffer_bytes)
+            self._replaying = _Replaying(cursor, held)
+            self.reached = cursor
+        self._broker.attach(self._queue, self, self._stream.wire.transport)
+        if cursor is not None:
+            self._broker.replay(self._queue, cursor.epoch, cursor.pos, self._replay)
+
+    # ---- what the delivery tells
+
+    def deliver(self, batch: Batch) -> bool:
+        """Send the batch, or let it wait; True when every byte is with the kernel."""
+        if self._replaying is not None and not batch.dealt_pos:
+            return self._deliver_behind(self._replaying, batch)
+        return self._take(batch)
+
+    def _take(self, batch: Batch) -> bool:
+        if not self.clogged:
+            if self._way.send(self._encoded(batch)):
+                return True
+            self._clog()
+        elif batch.dealt_pos:
+            self._way.write(self._encoded(batch))
+        else:
+            self._wait(batch)
+        return False
+
+    def _encoded(self, batch: Batch) -> bytes:
+        if batch.dealt_pos and self.acks:
+            return self._leased(batch)
+        if batch.epoch != self._epoch:
+            self._epoch = batch.epoch
+            self._encode = self._stream.wire.encoder(batch.epoch)
+        return batch.encoded(self._encode) + self._after(batch.epoch, batch.messages[-1])
+
+    def _after(self, epoch: int, last: Message) -> bytes:
+        wire = self._stream.wire
+        if not isinstance(wire, SseOfMany) or not last.pos:
+            return b""
+        self.reached = Cursor(epoch, last.pos)
+        return wire.cursor(self._stream.cursor())
+
+    def lost(self, count: int) -> None:
+        """So many went by that this daemon could not get."""
+        if self._replaying is not None and not self._replaying.told:
+            return  # it will find out by itself
+        self._broker.count_missed(self._queue, count)
+        if self.clogged:
+            self._make_buffer().lost(count)
+            self._told += count
+        else:
+            self._way.write(self._stream.wire.missed(self._queue, count))
+
+    def end(self) -> None:
+        """The queue was deleted: send what waits, and end."""
+        if self._over:
+            return
+        while self._buffer:
+            self._way.write(self._encoded_part(self._buffer.take()))
+        self._leave()
+        self._stream.ended(self)
+
+    def left(self) -> None:
+        """The client is gone, or needs us no more."""
+        if self._over:
+            return
+        self._leave()
+        if self.missed:
+            log.info(
+                "a consumer of {queue} read too slowly and missed {missed} messages",
+                queue=self._queue,
+                missed=self.missed,
+            )
+
+    def _leave(self) -> None:
+        self._over = True
+        if self._stream.choices.observe:
+            self._broker.unobserve(self._queue, self)
+        else:
+            self._broker.detach(self._queue, self, self._stream.wire.transport)
+
+    # ---- leases
+
+    def _leased(self, batch: Batch) -> bytes:
+        lease = self._stream.choices.lease or 0.0
+        wire, pos, now = self._stream.wire, batch.dealt_pos, self._broker.clock.seconds()
+        until = int((now + lease) * 1000)
+        ids = [message.id for message in batch.messages]
+        self._broker.clock.callLater(lease, self._broker.give_back, self._queue, self, pos, ids)
+        receipts = [Receipt(self._queue, batch.epoch, pos, number).encode() for number in ids]
+        return b"".join(
+            [
+                wire.leased(message, receipt, until)
+                for message, receipt in zip(batch.messages, receipts, strict=True)
+            ]
+        )
+
+    # ---- slow clients
+
+    def _make_buffer(self) -> Buffer:
+        if self._buffer is None:
+            choices = self._stream.choices
+            self._buffer = Buffer(choices.slow, choices.buffer, choices.buffer_bytes)
+        return self._buffer
+
+    def _clog(self) -> None:
+        """The kernel takes no more: wait until it has taken all that Twisted holds."""
+        self.clogged = True
+        self._way.when_drained(self._drained)
+
+    def _wait(self, batch: Batch) -> None:
+        buffer = self._make_buffer()
+        if not buffer.add(batch):
+            self._stream.close("slow consumer")
+        elif buffer.missed != self._told:
+            self._broker.count_missed(self._queue, buffer.missed - self._told)
+            self._told = buffer.missed
+
+    def _encoded_part(self, part: Part | int) -> bytes:
+        if isinstance(part, int):
+            return self._stream.wire.missed(self._queue, part)
+        batch, start, stop = part
+        if part.whole:
+            return self._encoded(batch)
+        messages = batch.messages[start:stop]
+        encode = self._stream.wire.encoder(batch.epoch)
+        return b"".join(map(encode, messages)) + self._after(batch.epoch, messages[-1])
+
+    def _drained(self) -> None:
+        """The transport is empty: send what waits; tell the broker when nothing does."""
+        self.clogged = False
+        while self._buffer:
+            if not self._way.send(self._encoded_part(self._buffer.take())):
+                self._clog()
+                return
+        self._broker.drained(self._queue, self)
+
+    # ---- coming back
+
+    def _deliver_behind(self, state: _Replaying, batch: Batch) -> bool:
+        if not state.told:
+            state.held.add(batch)
+            return False
+        messages = state.new(batch.messages)
+        if len(messages) == len(batch.messages):
+            return self._take(batch)
+        return not messages or self._take(Batch(messages, batch.size, epoch=batch.epoch))
+
+    def _forget_past(self) -> None:
+        self._replaying = None
+
+    def _replay(self, reply: Replay) -> None:
+        """A page of the past. The next is asked for when the client has taken this one."""
+        state = self._replaying
+        if state is None or state.told:
+            return
+        heads = [chunk_head(chunk) for chunk in reply.chunks]
+        messages = [
+            decode_entry(self._queue, entry, pos)
+            for chunk, head in zip(reply.chunks, heads, strict=True)
+            for pos, entry in enumerate(chunk_entries(chunk), head.prev + 1)
+        ]
+        same = reply.epoch == state.after.epoch
+        messages = [message for message in messages if not same or message.pos > state.after.pos]
+        messages = list({message.id: message for message in state.new(messages)}.values())
+        state.had.update([message.id for message in messages])
+        if state.behind is None or not same:
+            state.behind = reply.pos
+        self._tell_gap(state, reply, messages)
+        sent = True
+        if messages:
+            encode = self._stream.wire.encoder(reply.epoch)
+            data = b"".join(map(encode, messages)) + self._after(reply.epoch, messages[-1])
+            sent = self._way.send(data)
+        reached = heads[-1].pos if heads else reply.pos
+        state.after = Cursor(reply.epoch, reached)
+        proceed = self._catch_up if reached >= state.behind else self._next_page
+        if sent:
+            proceed()
+        else:
+            self._way.when_drained(proceed)
+
+    def _tell_gap(self, state: _Replaying, reply: Replay, messages: list[Message]) -> None:
+        same = reply.epoch == state.after.epoch
+        if same and state.after.pos >= reply.kept_from:
+            return
+        first = messages[0].id if messages else None
+        missed = reply.kept_from - state.after.pos if same else None
+        gap = Gap(self._queue, first, first or reply.last_id + 1, missed)
+        self._way.write(self._stream.wire.gap(gap))
+
+    def _next_page(self) -> None:
+        state = self._replaying
+        if state is not None:
+            self._broker.replay(self._queue, *state.after, self._replay)
+
+    def _catch_up(self) -> None:
+        """The past is told: what came meanwhile follows, but for what belonged to it."""
+        state = self._replaying
+        if state is None:
+            return
+        state.told = True
+        self._broker.clock.callLater(RETURN_SECONDS, self._forget_past)
+        epoch, reached = state.after
+        while state.held:
+            part = state.held.take()
+            if not isinstance(part, Part):  # positions tell it exactly
+                continue
+            batch, start, stop = part
+            messages = list(batch.messages[start:stop])
+            if batch.epoch == epoch:
+                messages = [message for message in messages if message.pos > reached]
+                if messages:
+                    self._make_buffer().lost(messages[0].pos - reached - 1)
+                    reached = messages[-1].pos
+            messages = state.new(messages)
+            if not messages:
+                continue
+            self._wait(Batch(messages, batch.size, epoch=batch.epoch))
+        self._drained()

@@ -1,0 +1,223 @@
+"""The base of the handlers under ``/v1``: errors as problem documents, parameters read strictly.
+
+An error is ``application/problem+json`` (RFC 9457) with ``type``, ``title``, ``status``, ``code``,
+``detail`` and ``request_id``; ``type`` is a page that names cause and cure.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+import orjson
+
+from restmq.errors import (
+    BadRequest,
+    LeasedOnly,
+    OutcomeUnknown,
+    StoreAway,
+    StoreFull,
+    StoreRefused,
+    WrongDelivery,
+)
+from restmq.web.endpoint import Endpoint, Refusal, Reply
+
+JSON: Final = "application/json"
+PROBLEM: Final = "application/problem+json"
+MAX_NAME_BYTES: Final = 255
+MAX_FIELDS: Final = 200
+RESERVED: Final = frozenset(
+    (
+        *("messages", "batch", "receive", "stream", "settings", "purge", "pause", "resume"),
+        *("redrive", "release"),
+    )
+)
+"""Words that end a path after a queue's name; no name ends with one."""
+
+CODES: Final[Mapping[type[BaseException], str]] = {
+    BadRequest: "bad_request",
+    LeasedOnly: "leased_only",
+    WrongDelivery: "wrong_delivery",
+    StoreAway: "store_away",
+    OutcomeUnknown: "outcome_unknown",
+    StoreFull: "store_full",
+    StoreRefused: "store_refused",
+}
+CODES_OF_STATUS: Final[Mapping[int, str]] = {
+    400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    409: "conflict",
+    413: "too_large",
+    415: "unsupported_media_type",
+    500: "internal_error",
+    503: "unavailable",
+}
+TITLES: Final[Mapping[str, tuple[str, str]]] = {
+    "bad_request": ("The request makes no sense", "Mend what detail names; nothing was changed."),
+    "unauthorized": (
+        "Not allowed to this client",
+        "Send a name and a password, or ask the operator.",
+    ),
+    "forbidden": ("Not allowed from this page", "List the page's origin with --origin."),
+    "not_found": ("There is nothing here", "Check the path and the name."),
+    "method_not_allowed": ("Not with this method", "The header Allow names those that work."),
+    "conflict": ("Not as things are", "Look at detail."),
+    "leased_only": (
+        "The queue's messages are handed out under a lease only",
+        "Stream with ack=1, observe with observe=1, or set mode to open.",
+    ),
+    "wrong_delivery": (
+        "The choice does not go with the queue's delivery",
+        "Set delivery to roundrobin, or leave the choice out.",
+    ),
+    "stale_receipt": (
+        "The receipt counts no more",
+        "The lease ended, or it was acknowledged before; the message may be with another consumer.",
+    ),
+    "too_large": ("Too large", "Send less, or raise the limit that detail names."),
+    "unsupported_media_type": ("Not this type from a page", "Send application/json."),
+    "internal_error": ("A fault of ours", "The log has the traceback."),
+    "unavailable": ("Not now", "Try again a little later."),
+    "store_away": ("The store does not answer", "Nothing was changed; try again a little later."),
+    "outcome_unknown": (
+        "It may or may not have happened",
+        "The store was lost before its reply; look before you repeat.",
+    ),
+    "store_full": ("The store is at its memory limit", "Nothing was changed; make room."),
+    "store_refused": ("The store answered with an error", "Nothing was changed; see detail."),
+}
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f]")
+
+
+def v1_name(name: str) -> str:
+    """The name if a queue may bear it under ``/v1``. Raises BadRequest."""
+    if not 1 <= len(name.encode("utf-8")) <= MAX_NAME_BYTES:
+        raise BadRequest(f"a queue name has 1 to {MAX_NAME_BYTES} bytes")
+    if _CONTROL.search(name):
+        raise BadRequest("a queue name has no control characters")
+    segments = name.split("/")
+    if any(segment in ("", ".", "..") for segment in segments):
+        raise BadRequest("a queue name has no empty segment, and none that is . or ..")
+    if segments[-1] in RESERVED:
+        raise BadRequest(f"a queue name does not end with the word {segments[-1]!r}")
+    return name
+
+
+class V1Endpoint(Endpoint):
+    """A handler under ``/v1``."""
+
+    _request_id: str | None = None
+
+    @property
+    def request_id(self) -> str:
+        """The client's X-Request-Id if it is a good one, else one of ours."""
+        if self._request_id is None:
+            sent = self.request.headers.get("x-request-id", "")
+            self._request_id = sent if _REQUEST_ID.fullmatch(sent) else secrets.token_hex(8)
+        return self._request_id
+
+    def json(
+        self, value: Any, status: int = 200, headers: tuple[tuple[str, str], ...] = ()
+    ) -> Reply:
+        """A value as a reply that nobody stores."""
+        more = (*headers, ("X-Request-Id", self.request_id))
+        return Reply(status, orjson.dumps(value) + b"\n", JSON, more, no_store=True)
+
+    def error(
+        self,
+        status: int,
+        why: str = "",
+        headers: tuple[tuple[str, str], ...] = (),
+        problem: BaseException | None = None,
+    ) -> Reply:
+        """The problem document."""
+        code = code_of(problem, status)
+        if code == "store_full":
+            status = 507
+        document = problem_document(status, code, why)
+        document["request_id"] = self.request_id
+        more = (*headers, ("X-Request-Id", self.request_id))
+        return Reply(status, orjson.dumps(document) + b"\n", PROBLEM, more, no_store=True)
+
+    # ---- parameters
+
+    def query(self, known: Collection[str], several: Collection[str] = ()) -> dict[str, list[str]]:
+        """The query's parameters by name. Raises BadRequest for unknown and repeated ones.
+
+        Those that begin with ``_`` are ignored; only ``several`` may be repeated.
+        """
+        try:
+            pairs = parse_qsl(
+                self.request.query,
+                keep_blank_values=True,
+                errors="strict",
+                max_num_fields=MAX_FIELDS,
+            )
+        except UnicodeDecodeError:
+            raise BadRequest("the query is not valid UTF-8") from None
+        except ValueError:
+            raise BadRequest(f"the query has more than {MAX_FIELDS} fields") from None
+        found: dict[str, list[str]] = {}
+        for name, value in pairs:
+            if name.startswith("_"):
+                continue
+            if name not in known and name not in several:
+                raise BadRequest(
+                    f"unknown parameter {name!r}; known here: {', '.join(sorted(known))}"
+                )
+            if name in found and name not in several:
+                raise BadRequest(f"the parameter {name!r} is there twice")
+            found.setdefault(name, []).append(value)
+        return found
+
+    def object(self, known: Collection[str]) -> dict[str, Any]:
+        """The JSON object in the body; an empty body is an empty one. Raises BadRequest.
+
+        With an Origin (a page) the type must be JSON, so that no form of another site passes.
+        """
+        body = self.request.body
+        if not body:
+            return {}
+        content_type = self.request.headers.get("content-type", "").partition(";")[0].strip()
+        if "origin" in self.request.headers and content_type.lower() != JSON:
+            raise Refusal(415, "from a page the type must be application/json")
+        try:
+            value = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise BadRequest(f"the body is not valid JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise BadRequest("the body must be a JSON object")
+        unknown = [name for name in value if name not in known and not name.startswith("_")]
+        if unknown:
+            raise BadRequest(
+                f"unknown member {unknown[0]!r}; known here: {', '.join(sorted(known))}"
+            )
+        return value
+
+
+def code_of(problem: BaseException | None, status: int) -> str:
+    """The word for an error."""
+    for kind in type(problem).__mro__:
+        if kind in CODES:
+            return CODES[kind]
+    return CODES_OF_STATUS.get(status, "error")
+
+
+def problem_document(status: int, code: str, detail: str) -> dict[str, Any]:
+    """The members that every problem has."""
+    title = TITLES.get(code, ("Error", ""))[0]
+    return {
+        "type": f"/errors/{code}",
+        "title": title,
+        "status": status,
+        "code": code,
+        "detail": detail or title,
+    }

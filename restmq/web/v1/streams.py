@@ -1,0 +1,89 @@
+"""``/v1/queues/QUEUE/stream``, ``/v1/stream`` and ``/sse/QUEUE``: server-sent events, or ndjson.
+
+Events when ``Accept`` asks for ``text/event-stream`` (``/sse`` always), else one JSON object a line. A client that
+comes back says where it was: ``Last-Event-ID`` or ``cursor``. See docs/streams.md.
+
+WHATWG HTML, section 9.2: after an answer that is not 200 a browser never tries again. So while the
+store is away the stream begins and waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from restmq.errors import BadRequest
+from restmq.names import queue_name
+from restmq.web import streams
+from restmq.web.choices import PARAMETERS, read_choices, read_cursors
+from restmq.web.endpoint import Access, endpoint
+from restmq.web.stream import Choices, Cursor
+from restmq.web.v1.endpoint import V1Endpoint, v1_name
+from restmq.web.wires import NDJSON, SSE, SSE_OF_MANY, Wire
+
+EVENT_STREAM: Final = "text/event-stream"
+MAX_QUEUES: Final = 100
+HEADERS: Final = (
+    ("Cache-Control", "no-store, no-transform"),
+    ("X-Accel-Buffering", "no"),
+    ("X-Content-Type-Options", "nosniff"),
+)
+
+
+class _Streaming(V1Endpoint):
+    def stream(self, queues: list[str], given: dict[str, list[str]], sse: bool) -> Any:
+        """Begin the stream when the queues allow it."""
+        settings = self.settings
+        texts = {name: values[0] for name, values in given.items() if name != "queue"}
+        choices = read_choices(texts, settings, settings.heartbeat)
+        last = self.request.headers.get("last-event-id") or texts.get("cursor")
+        wanted = dict(zip(queues, read_cursors(last, len(queues)), strict=True))
+        checked = streams.check(self.broker, queues, choices)
+        return checked.addCallback(lambda _: self._begin(wanted, choices, sse))
+
+    def _begin(self, queues: Mapping[str, Cursor | None], choices: Choices, sse: bool) -> None:
+        exchange = self.exchange
+        chunked = exchange.head.http_1_1
+        wire: Wire = NDJSON[chunked]
+        if sse:
+            wire = (SSE if len(queues) == 1 else SSE_OF_MANY)[chunked]
+        headers = (*HEADERS, ("X-Request-Id", self.request_id))
+        content_type = EVENT_STREAM if sse else "application/x-ndjson"
+        exchange.start_stream(content_type, headers)
+        streams.begin(self.broker, exchange, wire, choices, queues)
+
+    @property
+    def wants_events(self) -> bool:
+        """Accept asks for server-sent events."""
+        return EVENT_STREAM in self.request.headers.get("accept", "")
+
+
+class QueueStream(_Streaming):
+    """``/v1/queues/QUEUE/stream``."""
+
+    @endpoint(Access.COMET, pops=True)
+    def get(self, queue: str) -> Any:
+        """Stream what is pushed from the queue."""
+        return self.stream([v1_name(queue)], self.query(PARAMETERS), self.wants_events)
+
+
+class ManyStreams(_Streaming):
+    """``/v1/stream``."""
+
+    @endpoint(Access.COMET, pops=True)
+    def get(self) -> Any:
+        """Stream what is pushed from each ``queue``."""
+        given = self.query(PARAMETERS, ("queue",))
+        queues = [v1_name(queue) for queue in given.get("queue", [])]
+        if not 1 <= len(queues) <= MAX_QUEUES or len(set(queues)) != len(queues):
+            raise BadRequest(f"queue must name 1 to {MAX_QUEUES} different queues, one each")
+        return self.stream(queues, given, self.wants_events)
+
+
+class Sse(_Streaming):
+    """``/sse/QUEUE``: the short way, for any name a queue may have."""
+
+    @endpoint(Access.COMET, pops=True)
+    def get(self, queue: str) -> Any:
+        """Stream events."""
+        return self.stream([queue_name(queue)], self.query(PARAMETERS), True)
