@@ -75,6 +75,7 @@ class Settings:
     heartbeat: float = 15.0
     lease: float = 30.0
     max_lease: float = 43200.0
+    websocket_compression: bool = False
 
     @property
     def embedded(self) -> bool:
@@ -300,6 +301,7 @@ OPTIONS: tuple[Option, ...] = (
     _option("heartbeat", _seconds, "seconds between signs of life on a quiet stream"),
     _option("lease", _seconds, "seconds for which a message is leased unless the client says"),
     _option("max-lease", _seconds, "longest lease a client may ask for"),
+    _option("websocket-compression", _flag, "compress WebSocket messages for clients that can"),
 )
 
 BY_NAME = {option.name: option for option in OPTIONS}

@@ -145,6 +145,7 @@ def test_every_option_can_be_given_in_each_place() -> None:
         "origin": "https://a",
         "jsonp": "true",
         "open": "true",
+        "websocket-compression": "true",
     }
     for option in OPTIONS:
         text = texts.get(option.name, "101")
@@ -488,6 +489,7 @@ def test_print_config_shows_each_value_and_where_it_came_from() -> None:
         "heartbeat = 15.0                                 # default",
         "lease = 30.0                                     # default",
         "max-lease = 43200.0                              # default",
+        "websocket-compression = false                    # default",
     ]
 
 

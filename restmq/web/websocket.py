@@ -5,7 +5,7 @@ by ``restmq.web.handshake``; then autobahn has the connection. Each pushed messa
 ``{"key", "value"}``; what the client sends comes back as it was (an echo). The close handshake
 ends the subscription.
 
-RFC 6455. No compression. Credentials: HTTP Basic, or the cookie ``auth=user:password``.
+RFC 6455; compressed as ``restmq.web.deflate`` says, if the settings want it. Credentials: HTTP Basic, or the cookie ``auth=user:password``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerPr
 from twisted.internet.protocol import connectionDone
 
 from restmq.message import Message
-from restmq.web import handshake, historic, streams
+from restmq.web import deflate, handshake, historic, streams
 from restmq.web.choices import PARAMETERS, read_choices, read_cursors
 from restmq.web.endpoint import Access, Endpoint, Refusal, Reply, endpoint
 from restmq.web.frames import PING, TEXT, frame
@@ -46,36 +46,50 @@ CLOSING_SECONDS: Final = 5
 PING_FRAME: Final = frame(PING, b"")
 
 
-def text_frame(message: Message) -> bytes:
-    """A message as an unmasked text frame (RFC 6455, section 5.2); the same for all clients."""
-    return frame(TEXT, historic.line(message)[:-2])
-
-
 class HistoricFrames(Wire):
-    """The frames of 2010; who named a choice is told how much it missed."""
+    """The text frames of 2010; who named a choice is told how much it missed.
+
+    Frames are unmasked (RFC 6455, section 5.2), compressed for clients with a window of so many
+    bits (None: not), and the same for all clients of a kind.
+    """
 
     transport = "websocket"
     heartbeat = PING_FRAME
 
-    def __init__(self, talks: bool) -> None:
+    def __init__(self, talks: bool, bits: int | None) -> None:
         self._talks = talks
+        self._bits = bits
+        self._encode = message_frame(bits)
 
     def encoder(self, epoch: int) -> Encoder:
         """The same for all lives of the store."""
-        return text_frame
+        return self._encode
 
     def leased(self, message: Message, receipt: str, lease_until_ms: int) -> bytes:
         """The object with its receipt as one member more."""
         text = historic.line(message)[:-3] + b', "receipt": "%b"}' % receipt.encode("ascii")
-        return frame(TEXT, text)
+        return text_frame(text, self._bits)
 
     def missed(self, queue: str, count: int) -> bytes:
         """``{"missed": 3}``."""
-        return frame(TEXT, b'{"missed": %d}' % count) if self._talks else b""
+        return text_frame(b'{"missed": %d}' % count, self._bits) if self._talks else b""
 
 
-QUIET: Final = HistoricFrames(talks=False)
-TALKING: Final = HistoricFrames(talks=True)
+@cache
+def historic_frames(talks: bool, bits: int | None) -> HistoricFrames:
+    """The wire for clients of one kind."""
+    return HistoricFrames(talks, bits)
+
+
+def text_frame(payload: bytes, bits: int | None) -> bytes:
+    """A text message, compressed if there is a window."""
+    return frame(TEXT, payload) if bits is None else deflate.deflated_frame(payload, bits)
+
+
+@cache
+def message_frame(bits: int | None) -> Encoder:
+    """The encoder of messages: one function for all clients with this window."""
+    return lambda message: text_frame(historic.line(message)[:-2], bits)
 
 
 class Plan(NamedTuple):
@@ -178,6 +192,8 @@ class _Door(WebSocketServerProtocol):
         self._plan = plan
         self._asked = asked
         self._max_message = settings.max_websocket_message
+        compresses = settings.websocket_compression
+        self._agreed = deflate.agree(asked.extensions) if compresses else None
         self._stream: Stream | None = None
         self._patience: IDelayedCall | None = None
 
@@ -188,18 +204,29 @@ class _Door(WebSocketServerProtocol):
         self._outlet = Outlet(self.transport)
         self.dataReceived(self._asked.head())
 
+    def onConnect(self, request: Any) -> Any:
+        """What the reply to the handshake says besides: no subprotocol, but the compression."""
+        if self._agreed is None:
+            return None
+        return None, {"Sec-WebSocket-Extensions": self._agreed.answer}
+
     def onOpen(self) -> None:
         """The handshake is done: messages may come."""
+        bits = None
+        if self._agreed is not None:
+            bits = self._agreed.bits
+            self._perMessageCompress = deflate.Codec(bits)  # type: ignore[assignment]
         way = Way(self._outlet, self._queue_deleted)
         plan = self._plan
-        wire = TALKING if plan.talks else QUIET
+        wire = historic_frames(plan.talks, bits)
         self._stream = Stream(self._broker.clock, way, wire, plan.choices)
         self._stream.open(self._broker, {plan.queue: plan.cursor})
 
     def onMessage(self, payload: bytes, is_binary: bool) -> None:
-        """Echo it."""
+        """Echo it, compressed unless autobahn might find the result too long."""
         if self._is_read():
-            self.sendMessage(payload, is_binary)  # type: ignore[no-untyped-call]
+            plain = deflate.longest(len(payload)) > self._max_message
+            self.sendMessage(payload, is_binary, doNotCompress=plain)  # type: ignore[no-untyped-call]
 
     def onPing(self, payload: bytes) -> None:
         """Answer."""
