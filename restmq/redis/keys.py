@@ -10,6 +10,7 @@ key                       type        holds
 ``<p>{q}:c``              hash        daemon -> what it confirmed, its deadline, its last chunk
 ``<p>{q}:t``              list        the slots (``daemon:consumer``) in turn
 ``<p>{q}:m``              hash        slot -> room
+``<p>{q}:o``              hash        old broker -> numbers taken over (``restmq import-legacy``)
 ``<p>queues:<n>``         set         names of the queues of shard n (0-63)
 ``<p>{q}:out``            channel     broadcast chunks; ``P`` when the queue is purged
 ``<p>{q}:to:<daemon>``    channel     chunks dealt to this daemon
@@ -44,6 +45,10 @@ class Keys:
         """The queue's hash, with which all its keys and channels begin."""
         tag = name.replace("%", "%25").replace("{", "%7B").replace("}", "%7D") or "%"
         return b"%s{%s}" % (self.prefix, tag.encode("utf-8"))
+
+    def taken_over(self, name: str) -> bytes:
+        """The notes of which messages of old brokers the queue has."""
+        return self.base(name) + b":o"
 
     def channels(self, name: str, daemon: bytes) -> tuple[bytes, bytes]:
         """The channels a daemon with consumers of the queue listens to."""
