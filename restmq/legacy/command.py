@@ -92,6 +92,8 @@ def run(options: argparse.Namespace) -> int:
     is_file = "://" not in options.source
     if options.follow and (is_file or options.dry_run):
         raise ConfigError("--follow needs an old database that is live, and no --dry-run")
+    if options.from_db and not is_file:
+        raise ConfigError("--from-db is for RDB files; a live database's number is in its address")
     configured = _target_settings(options)
     progress = Progress(sys.stderr)
     with ExitStack() as stack:
@@ -217,6 +219,7 @@ def _line(number: int, text: str) -> str:
 
 def main(options: argparse.Namespace) -> int:
     """``run`` for people: errors are one line on standard error."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left running
     try:
         return run(options)
     except RestMQError as error:

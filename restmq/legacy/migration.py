@@ -15,13 +15,18 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from restmq.errors import BadQueueName
+from restmq.errors import BadQueueName, RestMQError
 from restmq.legacy import layout
 from restmq.legacy.layout import Census
 from restmq.legacy.numbers import Numbers
 from restmq.legacy.source import Body, OldBroker, OldQueue
-from restmq.legacy.target import Known, NewBroker
+from restmq.legacy.target import Known, NewBroker, checksum
 from restmq.names import queue_name
+
+
+class AnotherBroker(RestMQError):
+    """What was taken over before under this label came from another old broker."""
+
 
 UNDER_WAY_SECONDS = 1.0
 """How long after its number a message may take to reach the list."""
@@ -67,6 +72,7 @@ class _Queue:
         self.name = name
         self.last = known.last
         self.taken = known.taken
+        self.witness = known.witness
         self.seen = Numbers()
         self.highest = 0
         self.foreign: set[bytes] = set()
@@ -148,7 +154,7 @@ class Migration:
 
     def _known(self, names: Sequence[str]) -> list[Known]:
         if self._new is None:
-            return [Known(0, Numbers()) for _ in names]
+            return [Known(0, Numbers(), None) for _ in names]
         return self._new.known(names)
 
     def _read(self, state: OldQueue, *, whole: bool) -> None:
@@ -160,12 +166,25 @@ class Migration:
         fresh = self._fresh(state.name, queue, whole=whole)
         self._list(queue)
         earlier = [number for number in fresh if number in queue.taken]
+        self._check_witness(state.name, queue, earlier)
         self._count(messages=len(earlier), earlier=len(earlier))
         queue.seen.add(earlier)
         wanted = [number for number in fresh if number not in queue.taken]
         for bodies in self._old.bodies(state.name, wanted):
             self._take_over(queue, state, bodies)
         queue.is_read, queue.looked_at = True, looked_at
+
+    def _check_witness(self, name: bytes, queue: _Queue, earlier: Sequence[int]) -> None:
+        """Is what was taken over under these numbers what stands here? One message is looked at."""
+        if queue.witness is None or queue.witness.number not in earlier:
+            return
+        for (found,) in self._old.bodies(name, [queue.witness.number]):
+            if found.body is not None and checksum(found.body) != queue.witness.checksum:
+                raise AnotherBroker(
+                    f"message {found.number} of the queue {queue.name!r} is not the one that was taken "
+                    "over before: for another old broker, or one that counts anew, give another --label"
+                )
+        queue.witness = None
 
     def _fresh(self, name: bytes, queue: _Queue, *, whole: bool) -> list[int]:
         """Numbers in the list that this run has not dealt with, lowest first.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from restmq.core.wire import encode_payload
 from restmq.errors import RestMQError, StoreError
@@ -22,11 +23,43 @@ class ImportedMeanwhile(RestMQError):
     """Another import took over messages of the same queue; nothing was done twice."""
 
 
+class Witness(NamedTuple):
+    """A message that was taken over: were it another the next time, so would be the old broker."""
+
+    number: int
+    checksum: int
+
+
 class Known(NamedTuple):
-    """What the new broker has of a queue: its last number, and those taken over already."""
+    """What the new broker has of a queue: its last number, those taken over already, and one of these."""
 
     last: int
     taken: Numbers
+    witness: Witness | None
+
+
+class _Note:
+    """What is noted of one queue: ``1-400,402;402:9ae0daaf``."""
+
+    def __init__(self, text: bytes) -> None:
+        """Raises ValueError when it is another text."""
+        self.text = text
+        numbers, _, witness = text.partition(b";")
+        self.taken = Numbers(numbers)
+        self.witness: Witness | None = None
+        if witness:
+            number, _, checksum = witness.partition(b":")
+            self.witness = Witness(int(number), int(checksum, 16))
+
+    @classmethod
+    def of(cls, taken: Numbers, witness: Witness | None) -> bytes:
+        """The text for these."""
+        return taken.text() + (b"" if witness is None else b";%d:%08x" % witness)
+
+
+def checksum(body: bytes) -> int:
+    """What a witness remembers of a body."""
+    return crc32(body)
 
 
 class NewBroker:
@@ -38,7 +71,7 @@ class NewBroker:
         self._keys = keys
         self._label = label.encode()
         self._script = load(("import",))["import"]
-        self._notes: dict[str, bytes] = {}
+        self._notes: dict[str, _Note] = {}
 
     def prepare(self) -> None:
         """Bring the script; before anything is taken over."""
@@ -53,9 +86,9 @@ class NewBroker:
         replies = [_good(reply) for reply in self._connection.ask_all(commands)]
         found = []
         for n, name in enumerate(names):
-            last, note = replies[2 * n : 2 * n + 2]
-            self._notes[name] = note or b""
-            found.append(Known(int(last or 0), Numbers(note or b"")))
+            last, text = replies[2 * n : 2 * n + 2]
+            note = self._notes[name] = _Note(text or b"")
+            found.append(Known(int(last or 0), note.taken, note.witness))
         return found
 
     def list(self, names: Sequence[str]) -> None:
@@ -79,7 +112,11 @@ class NewBroker:
         ``started`` and ``policy`` count where the queue has none; numbers up to ``used`` will not
         be given again. Raises ImportedMeanwhile.
         """
-        note = taken.text()
+        before = self._notes[name]
+        witness = before.witness
+        if bodies:
+            witness = Witness(bodies[-1].number, checksum(bodies[-1].body or b""))
+        note = _Note.of(taken, witness)
         numbers = b"".join(
             _HEAD.pack(body.number.to_bytes(7, "big"), body.ttl_ms.to_bytes(6, "big"))
             for body in bodies
@@ -92,7 +129,7 @@ class NewBroker:
             *keys,
             b"0",
             self._label,
-            self._notes[name],
+            before.text,
             note,
             b"" if started is None else b"%d" % started,
             b"" if policy is None else b"%d" % policy,
@@ -106,7 +143,7 @@ class NewBroker:
                 f"another import took over messages of the queue {name!r} meanwhile; "
                 "nothing was done twice: run one at a time"
             )
-        self._notes[name] = note
+        self._notes[name] = _Note(note)
         return int(kept)
 
 

@@ -8,22 +8,18 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from restmq.errors import StoreAway, StoreError
+from restmq.errors import StoreError
 from restmq.redis.blocking import BlockingConnection
-from restmq.redis.embedded import environment, supervised
-from restmq.redis.folder import DataFolder, remove_socket
-from restmq.redis.server import Server, StoreUnusable, find_server
-from restmq.redis.supervisor import last_words
+from restmq.redis.embedded import environment, supervised, under_supervisor
+from restmq.redis.folder import DataFolder, new_identity, remove_socket
+from restmq.redis.server import StoreUnusable, find_server
 from restmq.store_address import StoreAddress
 
 STOP_SECONDS = 15.0
-LOAD_SECONDS = 600.0
-_POLL_SECONDS = 0.02
 _HEAD_BYTES = 512
 
 
@@ -42,11 +38,10 @@ def embedded_store(data_dir: Path, appendfsync: str) -> Iterator[StoreAddress]:
     folder.claim(server.version)
     try:
         path = folder.socket_path()
-        try:
-            with _supervised_store(server, folder, path, appendfsync):
-                yield StoreAddress(path=path)
-        finally:
-            remove_socket(path)
+        complaint = f"{server.version} does not start in data-dir {folder.path}"
+        with _running_under(supervised(server, folder.path, path, appendfsync), complaint):
+            yield StoreAddress(path=path)
+        remove_socket(path)
     finally:
         folder.release()
 
@@ -66,24 +61,17 @@ def _running(folder: DataFolder) -> StoreAddress | None:
 
 
 @contextmanager
-def _supervised_store(
-    server: Server, folder: DataFolder, path: str, appendfsync: str
-) -> Iterator[None]:
+def _running_under(words: list[str], complaint: str) -> Iterator[None]:
+    """A supervisor and its server, for the while; both end with this process, however it ends."""
     process = subprocess.Popen(
-        supervised(server, folder.path, path, appendfsync),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment(),
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
     )
     assert process.stdin is not None
     assert process.stdout is not None
     try:
         said = process.stdout.readline().decode("utf-8", "replace").strip()
         if not said.startswith("ready "):
-            raise StoreUnusable(
-                f"{server.version} does not start in data-dir {folder.path}: "
-                f"{said.removeprefix('ended ') or 'its supervisor ended'}"
-            )
+            raise StoreUnusable(f"{complaint}: {said.removeprefix('ended ') or 'it said nothing'}")
         yield
     finally:
         process.stdin.close()
@@ -109,28 +97,21 @@ def store_on_copy(rdb: Path) -> Iterator[StoreAddress]:
             shutil.copyfile(rdb, folder / "dump.rdb")
         except OSError as error:
             raise StoreUnusable(f"no room for a copy of {rdb} in {folder}: {error}") from error
+        path = str(folder / "s")
         options = {
             "port": "0",
-            "unixsocket": str(folder / "s"),
+            "unixsocket": path,
             "unixsocketperm": "700",
-            "dir": str(folder),
+            "dir": name,
             "dbfilename": "dump.rdb",
             "save": "",
             "appendonly": "no",
             "databases": "1024",
         }
-        words = [word for option, value in options.items() for word in (f"--{option}", value)]
-        log = folder / "log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [server.path, *words], stdin=subprocess.DEVNULL, stdout=output, stderr=output
-            )
-        try:
-            _wait_until_loaded(process, folder / "s", log, f"{server.version} can't read {rdb}")
-            yield StoreAddress(path=str(folder / "s"))
-        finally:
-            process.kill()
-            process.wait()
+        run = [word for option, value in options.items() for word in (f"--{option}", value)]
+        words = under_supervisor(server, folder, path, new_identity(), [server.path, *run])
+        with _running_under(words, f"{server.version} can't read {rdb}"):
+            yield StoreAddress(path=path)
 
 
 def _check_rdb(rdb: Path) -> None:
@@ -146,19 +127,3 @@ def _check_rdb(rdb: Path) -> None:
             f"{rdb} is an append-only file, whose end would be lost: "
             "save an RDB file (redis-cli --rdb), or give the address of its server"
         )
-
-
-def _wait_until_loaded(
-    process: subprocess.Popen[bytes], path: Path, log: Path, complaint: str
-) -> None:
-    deadline = time.monotonic() + LOAD_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise StoreUnusable(f"{complaint}: {last_words(log, 0)}")
-        try:
-            BlockingConnection(StoreAddress(path=str(path))).close()
-        except StoreAway:  # it starts, or is loading
-            time.sleep(_POLL_SECONDS)
-        else:
-            return
-    raise StoreUnusable(f"{complaint}: it took longer than {LOAD_SECONDS:g} s")

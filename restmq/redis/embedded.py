@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -213,6 +214,13 @@ def supervised(server: Server, folder: Path, path: str, appendfsync: str) -> lis
     """The command line of a server under its supervisor, its socket at ``path``."""
     identity = new_identity()
     run = command(server, folder, path, identity, appendfsync)
+    return under_supervisor(server, folder, path, identity, run)
+
+
+def under_supervisor(
+    server: Server, folder: Path, path: str, identity: str, run: Sequence[str]
+) -> list[str]:
+    """The command line of the supervisor that runs ``run``."""
     words = [str(folder), identity, path, str(server.version), *run]
     return [sys.executable, "-P", "-m", "restmq.redis.supervisor", *words]
 

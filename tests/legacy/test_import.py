@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -15,7 +16,7 @@ import pytest
 import valkey as valkey_client
 
 from restmq.redis.keys import Keys
-from tests.conftest import StartDaemon
+from tests.conftest import StartDaemon, StartValkey
 from tests.legacy.conftest import SECONDS, Imported, command, run_import
 from tests.legacy.old_broker import OldBroker
 from tests.support import ROOT, ValkeyServer, wait_until
@@ -316,13 +317,55 @@ def test_a_number_that_the_new_broker_has_given_is_not_given_again(
 
 
 def test_two_old_brokers_need_two_labels(old: OldBroker, import_: Import) -> None:
-    """The second one's messages have the same numbers."""
+    """The second one's messages have the same numbers: forgetting the label must not lose them."""
     old.add(b"jobs", b"of the first")
     assert import_()["imported ("] == 1
+    assert import_()["earlier"] == 1
     old.store.flushall()
     old.add(b"jobs", b"of the second")
-    assert import_()["earlier"] == 1
-    assert import_("--label", "second")["imported ("] == 1
+    forgotten = import_()
+    assert forgotten.code == 1
+    assert "message 1 of the queue 'jobs' is not the one" in forgotten.errors
+    found = import_("--label", "second")
+    assert (found.code, found["imported ("], found["under another number"]) == (0, 1, 1)
+
+
+def test_the_very_database_of_the_old_one_may_be_the_new_store(
+    old: OldBroker, old_server: ValkeyServer, daemon: StartDaemon
+) -> None:
+    """I keep my Redis: old and new keys do not meet."""
+    fill_with_all_sorts(old)
+    before = old.everything()
+    words = ("--from", old_server.url, "--redis-url", old_server.url)
+    assert run_import(*words)["imported ("] == 112
+    again = run_import(*words)
+    assert (again.code, again["queues"], again["messages in"]) == (0, 5, 120)
+    assert before.items() <= old.everything().items()
+    broker = daemon("--redis-url", old_server.url)
+    broker.wait_for("/readyz")
+    assert len(drain(broker.port, "jobs")) == 77
+
+
+def test_a_full_store_takes_whole_batches_or_nothing(
+    old: OldBroker, import_: Import, old_server: ValkeyServer, start_valkey: StartValkey
+) -> None:
+    """I gave the new store too little memory, and then more."""
+    for queue in range(4):
+        old.add_many(b"q%d" % queue, [b"%06d" % n + b"." * 1000 for n in range(2000)])
+    small = start_valkey(maxmemory="6mb", maxmemory_policy="noeviction")
+    words = ("--from", old_server.url, "--redis-url", small.url)
+    full = run_import(*words)
+    assert full.code == 1
+    assert "OOM" in full.errors
+    with small.client() as client:
+        client.config_set("maxmemory", "0")
+        found = run_import(*words)
+        assert found.code == 0
+        assert found["earlier"] > 0
+        assert found["earlier"] + found["imported ("] == 8000
+        for queue in range(4):
+            entries = client.lrange(f"restmq:{{q{queue}}}:l", 0, -1)
+            assert [e[20:26] for e in entries] == [b"%06d" % n for n in range(2000)]
 
 
 def test_two_at_once_are_noticed(
@@ -374,6 +417,44 @@ def test_an_rdb_file_into_the_embedded_store(
     assert (again["imported ("], again["earlier"]) == (0, 120), again.errors
 
 
+@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_broken_off_leaves_no_server_behind(
+    with_signal: signal.Signals, old: OldBroker, old_server: ValkeyServer, tmp_path: Path
+) -> None:
+    """Ctrl-C while it reads the file and fills a store that it started itself."""
+    old.add_many(b"jobs", [b"." * 200 for _ in range(60_000)])
+    rdb = save_rdb(old_server)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    process = subprocess.Popen(
+        command("--from", str(rdb), "--data-dir", str(tmp_path / "data")),
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(scratch)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    servers = wait_until(lambda: two(servers_in(tmp_path)), "two servers")
+    process.send_signal(with_signal)
+    said = process.communicate(timeout=SECONDS)[1]
+    assert process.returncode == (-9 if with_signal is signal.SIGKILL else 130)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in servers), "their end")
+    if with_signal is not signal.SIGKILL:
+        assert "run it again to go on" in said
+        assert list(scratch.iterdir()) == []
+
+
+def servers_in(folder: Path) -> list[int]:
+    """The servers whose sockets are in a folder, when both answer."""
+    records = [json.loads(path.read_text()) for path in folder.rglob("server.json")]
+    return [
+        record["pid"] for record in records if record["pid"] and Path(record["socket"]).exists()
+    ]
+
+
+def two(pids: list[int]) -> list[int]:
+    return pids if len(pids) == 2 else []
+
+
 def test_an_rdb_file_of_redis(
     old: OldBroker, old_server: ValkeyServer, tool: Callable[[str], str], tmp_path: Path
 ) -> None:
@@ -404,6 +485,7 @@ def test_an_rdb_file_of_redis(
         (("--from", "README.md"), "is no RDB file"),
         (("--from", "http://localhost"), "does not begin with redis://"),
         (("--from", "unix:///nowhere"), "nothing answers at /nowhere"),
+        (("--from", "redis://localhost", "--from-db", "3"), "--from-db is for RDB files"),
         (("--from", "x.rdb", "--follow"), "--follow needs an old database that is live"),
         (("--from", "unix:///nowhere", "--redis-db", "x"), "'x' is not a whole number"),
     ],
