@@ -32,7 +32,8 @@ def stream(url: str, queue: str) -> Iterator[dict[str, str]]:
     with urlopen(Request(address, headers={"Accept": "text/event-stream"})) as lines:
         for event in events(line.decode("utf-8").rstrip("\r\n") for line in lines):
             if event.type == "message":
-                yield json.loads(event.data)
+                message = json.loads(event.data)
+                yield {"key": f"{message['queue']}:{message['id']}", "value": message["body"]}
 
 
 def events(lines: Iterable[str]) -> Iterator[Event]:

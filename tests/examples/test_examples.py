@@ -135,8 +135,8 @@ SSE_STREAM = b""": a comment
 retry: 1000
 
 id: 7
-data: {"key": "q:7",
-data: "value": "one"}
+data: {"queue": "q", "id": 7,
+data: "body": "one"}
 
 event: closing
 data: {}

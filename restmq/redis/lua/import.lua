@@ -1,7 +1,7 @@
 #!lua
 -- Purpose: take over messages of an old RestMQ under the numbers they had, and note which.
 -- Atomic: messages and note are written together, so nothing is taken over twice.
--- KEYS: the seven of common.lua, 8 :o the notes
+-- KEYS: those of common.lua, and last :o, the notes
 -- ARGV: 2 which old broker (field of :o), 3 its note as it was read, 4 as it is from now on, 5 status 1 or 0
 --       or "", 6 policy 1 or 2 or "", 7 numbers used so far (0: leave them), 8 n x (I7 number, I6 ttl ms, 0: for
 --       ever), 9.. n payloads (0..1000)
@@ -9,7 +9,8 @@
 -- A number that the queue has passed already is replaced by the next. Status and policy are set only where
 -- the queue has none.
 local now, n, kept, entries = clock(), #ARGV - 8, 0, {}
-if (call('HGET', KEYS[8], ARGV[2]) or '') ~= ARGV[3] then return {0, 0} end
+local notes = table.remove(KEYS)
+if (call('HGET', notes, ARGV[2]) or '') ~= ARGV[3] then return {0, 0} end
 check_types()
 local s = load_state()
 if s.epoch == 0 then s.epoch = now end
@@ -28,5 +29,5 @@ append(entries, 1)
 s.id = math.max(s.id, tonumber(ARGV[7]))
 drain(s, now)
 save_state(s)
-call('HSET', KEYS[8], ARGV[2], ARGV[4])
+call('HSET', notes, ARGV[2], ARGV[4])
 return {1, kept}
