@@ -82,7 +82,10 @@ class _Queue:
 
 
 class Migration:
-    """One run. Its methods raise StoreError and ImportedMeanwhile; ``counts`` is then as far as it got."""
+    """One run. Its methods raise StoreError, ImportedMeanwhile and AnotherBroker.
+
+    ``counts`` is what became of the messages, then as far as it got.
+    """
 
     def __init__(
         self,
@@ -107,6 +110,7 @@ class Migration:
         self._pause = pause
         self._queues: dict[bytes, _Queue] = {}
         self._bad_names: dict[bytes, int] = {}
+        self._census_of_all: Census | None = None
         self._expected = 0
 
     def run(self) -> None:
@@ -120,13 +124,17 @@ class Migration:
             self._new.prepare()
 
     def look_again(self, *, last: bool) -> None:
-        """One pass; the last one also calls the numbers used up and counts what is left behind."""
+        """One pass; the last one also calls the numbers used up and counts what is left behind.
+
+        The first and the last look at every key of the old database, those between at its list.
+        """
         began = self._clock()
-        census = self._old.census(lambda done, total: self._tell("looking for queues", done, total))
+        census = self._census() if last or self._census_of_all is None else self._census_of_all
+        listed = census.listed | self._old.listed()
         states = [
             state
-            for state in self._old.queues(sorted(census.listed | census.counted))
-            if state.name in census.listed or (state.last and state.waiting)
+            for state in self._old.queues(sorted(listed | census.counted))
+            if state.name in listed or (state.last and state.waiting)
         ]
         self._meet([state for state in states if state.name not in self._queues])
         ours = [state for state in states if state.name in self._queues]
@@ -139,6 +147,11 @@ class Migration:
             self._set_policies(census)
             self._count_the_rest(census)
         self.counts.check()
+
+    def _census(self) -> Census:
+        found = self._old.census(lambda done, total: self._tell("looking for queues", done, total))
+        self._census_of_all = found
+        return found
 
     def _meet(self, states: Sequence[OldQueue]) -> None:
         """Queues seen for the first time in this run."""

@@ -45,12 +45,16 @@ class OldBroker:
     def __init__(self, connection: BlockingConnection) -> None:
         self._connection = connection
 
+    def listed(self) -> set[bytes]:
+        """The queues that the old broker lists."""
+        return set(self._connection.ask(b"SMEMBERS", layout.QUEUES))
+
     def census(self, tell: Callable[[int, int], None]) -> Census:
         """Look at every key once; ``tell`` hears how many of how many."""
         found, cursor, seen = Census(), b"0", 0
         total = int(self._connection.ask(b"DBSIZE"))
         try:
-            found.listed.update(self._connection.ask(b"SMEMBERS", layout.QUEUES))
+            found.listed |= self.listed()
             while True:
                 cursor, keys = self._connection.ask(b"SCAN", cursor, b"COUNT", _SCAN)
                 found.look(keys)

@@ -8,9 +8,9 @@ key                       type        holds
 ``<p>{q}:w``              sorted set  broadcast window: chunks by the position they end at
 ``<p>{q}:r``              sorted set  round-robin window: dealt chunks
 ``<p>{q}:c``              hash        daemon -> what it confirmed, its deadline, its last chunk
+``<p>{q}:o``              hash        old broker -> numbers taken over (``restmq import-legacy``)
 ``<p>{q}:t``              list        the slots (``daemon:consumer``) in turn
 ``<p>{q}:m``              hash        slot -> room
-``<p>{q}:o``              hash        old broker -> numbers taken over (``restmq import-legacy``)
 ``<p>queues:<n>``         set         names of the queues of shard n (0-63)
 ``<p>{q}:out``            channel     broadcast chunks; ``P`` when the queue is purged
 ``<p>{q}:to:<daemon>``    channel     chunks dealt to this daemon
