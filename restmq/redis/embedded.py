@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -163,16 +164,9 @@ class EmbeddedStore(service.Service):
             self._resting = None
 
     def _spawn(self, server: Server, path: str) -> _Life:
-        identity = new_identity()
         life = _Life()
-        run = command(server, self._folder.path, path, identity, self._appendfsync)
-        words = [str(self._folder.path), identity, path, str(server.version), *run]
-        self._reactor.spawnProcess(  # type: ignore[no-untyped-call]
-            life,
-            sys.executable,
-            [sys.executable, "-P", "-m", "restmq.redis.supervisor", *words],
-            _environment(),
-        )
+        words = supervised(server, self._folder.path, path, self._appendfsync)
+        self._reactor.spawnProcess(life, words[0], words, environment())  # type: ignore[no-untyped-call]
         return life
 
 
@@ -216,7 +210,22 @@ class _Life(ProcessProtocol):
         self.over.callback(words[0] if words else f"its supervisor: {reason.value}")
 
 
-def _environment() -> dict[str, str]:
+def supervised(server: Server, folder: Path, path: str, appendfsync: str) -> list[str]:
+    """The command line of a server under its supervisor, its socket at ``path``."""
+    identity = new_identity()
+    run = command(server, folder, path, identity, appendfsync)
+    return under_supervisor(server, folder, path, identity, run)
+
+
+def under_supervisor(
+    server: Server, folder: Path, path: str, identity: str, run: Sequence[str]
+) -> list[str]:
+    """The command line of the supervisor that runs ``run``."""
+    words = [str(folder), identity, path, str(server.version), *run]
+    return [sys.executable, "-P", "-m", "restmq.redis.supervisor", *words]
+
+
+def environment() -> dict[str, str]:
     """What the supervisor needs to find Python's modules and ours; no secret of the daemon's."""
     kept = {name: os.environ[name] for name in ("PATH", "TZ", "LANG") if name in os.environ}
     home = Path(restmq.__file__).resolve().parent.parent

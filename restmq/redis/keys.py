@@ -8,6 +8,7 @@ key                       type        holds
 ``<p>{q}:w``              sorted set  broadcast window: chunks by the position they end at
 ``<p>{q}:r``              sorted set  round-robin window: dealt chunks
 ``<p>{q}:c``              hash        daemon -> what it confirmed, its deadline, its last chunk
+``<p>{q}:o``              hash        old broker -> numbers taken over (``restmq import-legacy``)
 ``<p>{q}:t``              list        the slots (``daemon:consumer``) in turn
 ``<p>{q}:m``              hash        slot -> room
 ``<p>{q}:h``              list        broadcast chunks kept for those who come back (replay)
@@ -47,6 +48,10 @@ class Keys:
         """The queue's hash, with which all its keys and channels begin."""
         tag = name.replace("%", "%25").replace("{", "%7B").replace("}", "%7D") or "%"
         return b"%s{%s}" % (self.prefix, tag.encode("utf-8"))
+
+    def taken_over(self, name: str) -> bytes:
+        """The notes of which messages of old brokers the queue has."""
+        return self.base(name) + b":o"
 
     def channels(self, name: str, daemon: bytes) -> tuple[bytes, bytes]:
         """The channels a daemon with consumers of the queue listens to."""

@@ -1,6 +1,7 @@
 """The Lua scripts: read from ``lua/``, put together with ``common.lua``, named by their SHA-1."""
 
 import hashlib
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ NAMES = (
     "status",
     "window",
 )
+"""Those of the daemon. ``import`` is asked for by the one program that uses it."""
 
 COMMON = "-- common.lua stands here\n"
 """Where a script wants common.lua; without this line it comes first."""
@@ -34,12 +36,12 @@ class Script(NamedTuple):
     sha: bytes
 
 
-def load() -> dict[str, Script]:
-    """Read and assemble all scripts, by name."""
+def load(names: Sequence[str] = NAMES) -> dict[str, Script]:
+    """Read and assemble these scripts, by name."""
     folder = files("restmq.redis") / "lua"
     common = (folder / "common.lua").read_text("utf-8")
     return {
-        name: _assemble(name, (folder / f"{name}.lua").read_text("utf-8"), common) for name in NAMES
+        name: _assemble(name, (folder / f"{name}.lua").read_text("utf-8"), common) for name in names
     }
 
 
