@@ -21,6 +21,7 @@ from restmq.web.rest import (
     StatsAll,
 )
 from restmq.web.websocket import WebSocket
+from restmq.web.xmlrpc import XmlRpc
 
 if TYPE_CHECKING:
     from restmq.acl_file import AclFile
@@ -42,6 +43,7 @@ ROUTES: Final[tuple[Rule, ...]] = (
     (r"/stats/(.+)", Stats),  #    GET c: numbers of one
     (r"/j/(.*)", Jobs),  #         GET c: page of one queue
     (r"/ws/(.*)", WebSocket),  #      GET w: push and echo
+    (r"/xmlrpc", XmlRpc),  #       POST p or c, by method
     (r"/static/(.*)", Static),  #  GET none
     (r"/livez", Livez),  #         GET none
     (r"/readyz", Readyz),  #       GET none
