@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from twisted.internet.posixbase import PosixReactorBase
 
     from restmq.core.broker import Broker
-    from restmq.web.dispatcher import Dispatcher
+    from restmq.web.dispatcher import Dispatcher, Rule
 
 DRAIN_SECONDS = 1.0
 """How long requests under way may take when the daemon ends; streams are cut then."""
@@ -152,10 +152,15 @@ def makeService(options: Options) -> service.IService:
 
     SystemExit, one line and code 1, when that can't be.
     """
+    return make_service(options, lambda: ())
+
+
+def make_service(options: Options, routes: Callable[[], tuple[Rule, ...]]) -> service.IService:
+    """The same for a daemon that has more routes; they are asked for when the libraries are there."""
     from twisted.internet import reactor  # noqa: PLC0415 - twistd may install another one first
 
     try:
-        return _make(reactor, options.configuration, sheds_privileges(options))  # type: ignore[arg-type]
+        return _make(reactor, options.configuration, sheds_privileges(options), routes)  # type: ignore[arg-type]
     except ModuleNotFoundError as error:
         raise SystemExit(install.hint(error)) from None
     except RestMQError as error:
@@ -168,7 +173,12 @@ def sheds_privileges(options: Options) -> bool:
     return above is not None and above.get("uid") is not None
 
 
-def _make(reactor: PosixReactorBase, configuration: Configuration, sheds: bool) -> Daemon:
+def _make(
+    reactor: PosixReactorBase,
+    configuration: Configuration,
+    sheds: bool,
+    routes: Callable[[], tuple[Rule, ...]],
+) -> Daemon:
     settings = configuration.settings
     access = AclFile(reactor, settings.acl)
     check_exposure(configuration, access.acl.restricts_anything)
@@ -177,7 +187,7 @@ def _make(reactor: PosixReactorBase, configuration: Configuration, sheds: bool) 
     from restmq.web.application import make_application  # noqa: PLC0415
 
     broker = Broker(reactor, settings)
-    application = make_application(settings, broker, access)
+    application = make_application(settings, broker, access, routes())
     listening = Listening(reactor, configuration)
     listening.open(application)
     store = EmbeddedStore(reactor, settings) if settings.embedded else None

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import pytest
 
 from restmq.web.application import ROUTES
-from tests.support import DEADLINE_SECONDS, ROOT, wait_until
+from tests.support import DEADLINE_SECONDS, RESTMQD, ROOT, twistd, wait_until
 
-PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("protocol", "xmlrpc")}
+PROGRAMS = {"protocol": RESTMQD, "xmlrpc": RESTMQD, "collectd": twistd("collectd")}
+PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in PROGRAMS}
 HERE = "http://localhost:8888"
 
 
@@ -52,7 +53,7 @@ def examples(page: str) -> list[Example]:
 def test_every_example_prints_what_it_shows(page, daemon, tool, tmp_path):
     """In order, on a daemon of their own; a stream runs beside those that follow it."""
     tool("curl")
-    server = daemon()
+    server = daemon(program=PROGRAMS[page])
     server.wait_for("/readyz")
     streams = []
     try:

@@ -52,10 +52,17 @@ ROUTES: Final[tuple[Rule, ...]] = (
 """Every path there is; any other is 404. The first segment is literal: it picks the pattern."""
 
 
-def make_application(settings: Settings, broker: Broker, access: AclFile | Acl) -> Dispatcher:
-    """The application for these settings; it follows the access file (an Acl stays as it is)."""
+def make_application(
+    settings: Settings, broker: Broker, access: AclFile | Acl, more: tuple[Rule, ...] = ()
+) -> Dispatcher:
+    """The application for these settings; it follows the access file (an Acl stays as it is).
+
+    ``more`` are the routes that another daemon has besides ROUTES.
+    """
     acl = access if isinstance(access, Acl) else access.acl
-    application = Dispatcher(ROUTES, broker=broker, config=settings, acl=acl, clock=broker.clock)
+    application = Dispatcher(
+        (*ROUTES, *more), broker=broker, config=settings, acl=acl, clock=broker.clock
+    )
     if not isinstance(access, Acl):
         access.subscribe(lambda acl: setattr(application, "acl", acl))
     return application
