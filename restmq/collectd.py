@@ -19,7 +19,7 @@ Options = tap.Options
 
 def makeService(options: tap.Options) -> IService:
     """All services of the daemon; SystemExit, one line and code 1, when that can't be."""
-    return tap.make_service(options, _routes)
+    return tap.make_service(options, tap.More(routes=_routes))
 
 
 def _routes() -> tuple[Rule, ...]:

@@ -66,6 +66,10 @@ class Settings:
     max_header_bytes: int = 32768
     max_headers: int = 100
     max_connections: int = 10000
+    syslog_port: int = 25000
+    syslog_listen: tuple[str, ...] = ()
+    syslog_queue: str = "address"
+    syslog_fields: bool = False
 
     @property
     def embedded(self) -> bool:
@@ -277,6 +281,16 @@ OPTIONS: tuple[Option, ...] = (
     _option("max-header-bytes", _size(64, _GIB), "most bytes of headers in a request"),
     _option("max-headers", _whole(1, 100000), "most headers in a request"),
     _option("max-connections", _whole(1, 10000000), "most clients connected at once"),
+    _option("syslog-port", _whole(0, 65535), "twistd syslogd: TCP and UDP port for syslog"),
+    _option(
+        "syslog-listen", _listen, "twistd syslogd: address or endpoint, if not those of listen"
+    ),
+    _option(
+        "syslog-queue",
+        _one_of("address", "hostname"),
+        "twistd syslogd: queues are named by the sender's address, or the hostname in its lines",
+    ),
+    _option("syslog-fields", _flag, "twistd syslogd: tell what RFC 3164 headers say, too"),
 )
 
 BY_NAME = {option.name: option for option in OPTIONS}

@@ -18,7 +18,7 @@ LAYERS = (
     ("restmq.rules", "restmq.dispatch"),
     ("restmq.redis", "restmq.acl_file"),
     ("restmq.core",),
-    ("restmq.web",),
+    ("restmq.web", "restmq.syslog"),
     ("restmq.tap", "restmq.collectd", "restmq.syslogd", "restmq.cli", "restmq.__main__"),
 )
 """From the bottom to the top. A module imports its own layer and those below it."""

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import pytest
 
 from restmq.web.application import ROUTES
-from tests.support import DEADLINE_SECONDS, RESTMQD, ROOT, twistd, wait_until
+from tests.support import DEADLINE_SECONDS, RESTMQD, ROOT, free_port, twistd, wait_until
 
 PROGRAMS = {"protocol": RESTMQD, "xmlrpc": RESTMQD, "collectd": twistd("collectd")}
+PROGRAMS["syslog"] = twistd("syslogd")
 PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in PROGRAMS}
 HERE = "http://localhost:8888"
 
@@ -53,12 +54,15 @@ def examples(page: str) -> list[Example]:
 def test_every_example_prints_what_it_shows(page, daemon, tool, tmp_path):
     """In order, on a daemon of their own; a stream runs beside those that follow it."""
     tool("curl")
-    server = daemon(program=PROGRAMS[page])
+    if page == "syslog":
+        tool("logger")
+    syslog_port = str(free_port())
+    server = daemon("--syslog-port", syslog_port, program=PROGRAMS[page])
     server.wait_for("/readyz")
     streams = []
     try:
         for number, example in enumerate(examples(page)):
-            command = example.command.replace(HERE, server.url)
+            command = example.command.replace(HERE, server.url).replace("25000", syslog_port)
             if example.is_stream:
                 path = tmp_path / f"stream-{number}"
                 with path.open("wb") as output:

@@ -144,6 +144,9 @@ def test_every_option_can_be_given_in_each_place() -> None:
         "origin": "https://a",
         "jsonp": "true",
         "open": "true",
+        "syslog-listen": "::1",
+        "syslog-queue": "hostname",
+        "syslog-fields": "true",
     }
     for option in OPTIONS:
         text = texts.get(option.name, "101")
@@ -478,6 +481,10 @@ def test_print_config_shows_each_value_and_where_it_came_from() -> None:
         "max-header-bytes = 32768                         # default",
         "max-headers = 100                                # default",
         "max-connections = 10000                          # default",
+        "syslog-port = 25000                              # default",
+        "syslog-listen = []                               # default",
+        'syslog-queue = "address"                         # default',
+        "syslog-fields = false                            # default",
     ]
 
 

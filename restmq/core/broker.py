@@ -57,6 +57,7 @@ class Broker:
         self._ticking.clock = reactor
         self._store.on_ready = self._store_ready
         self.add = self._queues.add
+        self.add_texts = self._queues.add_texts
         self.pop = self._queues.pop
 
     def start(self, address: StoreAddress) -> None:
@@ -78,7 +79,7 @@ class Broker:
             await task.deferLater(self._reactor, 0.01)
         await self._store.stop()
 
-    # ---- messages: `add` and `pop` are those of Queues
+    # ---- messages: `add`, `add_texts` and `pop` are those of Queues
 
     def peek(self, queue: str) -> Deferred[Peeked | None]:
         """The oldest message, left in its place; None if there is none."""
