@@ -37,12 +37,15 @@ class Listening:
 
     log = Logger()
 
-    def __init__(self, reactor: PosixReactorBase, configuration: Configuration) -> None:
-        """Nothing is opened yet."""
+    def __init__(
+        self, reactor: PosixReactorBase, configuration: Configuration, port_option: str = "port"
+    ) -> None:
+        """Nothing is opened yet. ``port_option`` is where the operator said the port."""
         self._reactor = reactor
         self._places = configuration.settings.listen
         self._port = configuration.settings.port
         self._sources = configuration.sources
+        self._port_option = port_option
         self.ports: list[IListeningPort] = []
 
     def open(self, factory: IProtocolFactory) -> None:
@@ -122,14 +125,14 @@ class Listening:
 
     def _reason(self, place: str, number: int | None, problem: object) -> str:
         if number == errno.EADDRINUSE:
-            other = "name another" if is_endpoint(place) else "give another --port"
+            other = "name another" if is_endpoint(place) else f"give another --{self._port_option}"
             return f"{self._what()} is taken: stop the program that has it, or {other}"
         if number == errno.EACCES and not is_endpoint(place):
-            return f"{self._what()} needs a permission this user lacks: give a --port above 1023"
+            return f"{self._what()} needs a permission this user lacks: give a --{self._port_option} above 1023"
         return f"can't listen there: {getattr(problem, 'strerror', None) or problem}"
 
     def _what(self) -> str:
-        return f"port {self._port} ({self._sources['port']})"
+        return f"port {self._port} ({self._sources[self._port_option]})"
 
     def _error(self, place: str, reason: str) -> ConfigError:
         text = f"listen {place} ({self._sources['listen']}): {reason}"

@@ -76,6 +76,10 @@ class Settings:
     lease: float = 30.0
     max_lease: float = 43200.0
     websocket_compression: bool = False
+    syslog_port: int = 25000
+    syslog_listen: tuple[str, ...] = ()
+    syslog_queue: str = "address"
+    syslog_fields: bool = False
 
     @property
     def embedded(self) -> bool:
@@ -302,6 +306,16 @@ OPTIONS: tuple[Option, ...] = (
     _option("lease", _seconds, "seconds for which a message is leased unless the client says"),
     _option("max-lease", _seconds, "longest lease a client may ask for"),
     _option("websocket-compression", _flag, "compress WebSocket messages for clients that can"),
+    _option("syslog-port", _whole(0, 65535), "twistd syslogd: TCP and UDP port for syslog"),
+    _option(
+        "syslog-listen", _listen, "twistd syslogd: address or endpoint, if not those of listen"
+    ),
+    _option(
+        "syslog-queue",
+        _one_of("address", "hostname"),
+        "twistd syslogd: queues are named by the sender's address, or the hostname in its lines",
+    ),
+    _option("syslog-fields", _flag, "twistd syslogd: tell what RFC 3164 headers say, too"),
 )
 
 BY_NAME = {option.name: option for option in OPTIONS}

@@ -16,10 +16,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from twisted.application import service
 from twisted.internet import defer, task
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 from twisted.python import usage
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from twisted.internet.posixbase import PosixReactorBase
 
     from restmq.core.broker import Broker
-    from restmq.web.dispatcher import Dispatcher
+    from restmq.web.dispatcher import Dispatcher, Rule
 
 DRAIN_SECONDS = 1.0
 """How long requests under way may take when the daemon ends; streams are cut then."""
@@ -152,10 +153,35 @@ def makeService(options: Options) -> service.IService:
 
     SystemExit, one line and code 1, when that can't be.
     """
+    return make_service(options, More())
+
+
+class Door(Protocol):
+    """A way in that is not HTTP. It is opened after the HTTP ports, and closed after them."""
+
+    def open(self) -> None:
+        """Listen. Raises ConfigError, one line that says what to do."""
+
+    def log_where(self) -> None:
+        """Tell the operator where."""
+
+    def close(self) -> Deferred[None]:
+        """Take nothing more; fires when what was taken is with the store."""
+
+
+class More(NamedTuple):
+    """What another daemon has besides; both are called when the libraries are there."""
+
+    routes: Callable[[], tuple[Rule, ...]] = lambda: ()
+    door: Callable[[PosixReactorBase, Configuration, AclFile, Broker], Door] | None = None
+
+
+def make_service(options: Options, more: More) -> service.IService:
+    """As `makeService`, for a daemon that has more."""
     from twisted.internet import reactor  # noqa: PLC0415 - twistd may install another one first
 
     try:
-        return _make(reactor, options.configuration, sheds_privileges(options))  # type: ignore[arg-type]
+        return _make(reactor, options.configuration, sheds_privileges(options), more)  # type: ignore[arg-type]
     except ModuleNotFoundError as error:
         raise SystemExit(install.hint(error)) from None
     except RestMQError as error:
@@ -168,7 +194,12 @@ def sheds_privileges(options: Options) -> bool:
     return above is not None and above.get("uid") is not None
 
 
-def _make(reactor: PosixReactorBase, configuration: Configuration, sheds: bool) -> Daemon:
+def _make(
+    reactor: PosixReactorBase,
+    configuration: Configuration,
+    sheds: bool,
+    more: More,
+) -> Daemon:
     settings = configuration.settings
     access = AclFile(reactor, settings.acl)
     check_exposure(configuration, access.acl.restricts_anything)
@@ -177,9 +208,12 @@ def _make(reactor: PosixReactorBase, configuration: Configuration, sheds: bool) 
     from restmq.web.application import make_application  # noqa: PLC0415
 
     broker = Broker(reactor, settings)
-    application = make_application(settings, broker, access)
+    application = make_application(settings, broker, access, more.routes())
     listening = Listening(reactor, configuration)
     listening.open(application)
+    door = None if more.door is None else more.door(reactor, configuration, access, broker)
+    if door is not None:
+        door.open()
     store = EmbeddedStore(reactor, settings) if settings.embedded else None
     if store is not None and not sheds:
         store.claim()
@@ -187,6 +221,7 @@ def _make(reactor: PosixReactorBase, configuration: Configuration, sheds: bool) 
         reactor,
         access=access,
         listening=listening,
+        door=door,
         application=application,
         broker=broker,
         store=store,
@@ -205,6 +240,7 @@ class Daemon(service.MultiService):
         *,
         access: AclFile,
         listening: Listening,
+        door: Door | None,
         application: Dispatcher,
         broker: Broker,
         store: EmbeddedStore | None,
@@ -214,6 +250,7 @@ class Daemon(service.MultiService):
         super().__init__()  # type: ignore[no-untyped-call]
         self._reactor = reactor
         self._listening = listening
+        self._door = door
         self._application = application
         self._broker = broker
         self._store = store
@@ -224,6 +261,8 @@ class Daemon(service.MultiService):
         """Start the store and the broker, in the background."""
         super().startService()  # type: ignore[no-untyped-call]
         self._listening.log_where()
+        if self._door is not None:
+            self._door.log_where()
         self._reactor.callWhenRunning(self._begin)
 
     def _begin(self) -> None:
@@ -270,7 +309,7 @@ class Daemon(service.MultiService):
         atexit.register(_exit_with_one)
         self._reactor.stop()
 
-    def stopService(self) -> defer.Deferred[None]:
+    def stopService(self) -> Deferred[None]:
         """End everything in its order; fires when the embedded store has ended."""
         return defer.ensureDeferred(self._stop())
 
@@ -279,12 +318,14 @@ class Daemon(service.MultiService):
         try:
             await self._listening.close()
             await self._within(DRAIN_SECONDS, self._application.drain(), "requests under way")
+            if self._door is not None:
+                await self._within(DRAIN_SECONDS, self._door.close(), "lines in hand")
             await self._within(BROKER_SECONDS, defer.ensureDeferred(self._broker.stop()), "broker")
         finally:
             if self._store is not None:
                 await self._store.stopService()
 
-    async def _within(self, seconds: float, ending: defer.Deferred[None], what: str) -> None:
+    async def _within(self, seconds: float, ending: Deferred[None], what: str) -> None:
         try:
             await ending.addTimeout(seconds, self._reactor)
         except defer.TimeoutError:

@@ -18,8 +18,11 @@ LAYERS = (
     ("restmq.rules", "restmq.dispatch"),
     ("restmq.redis", "restmq.acl_file"),
     ("restmq.core",),
-    ("restmq.web",),
-    ("restmq.tap", "restmq.cli", "restmq.__main__", "restmq.legacy", "restmq.command_line"),
+    ("restmq.web", "restmq.syslog"),
+    (
+        *("restmq.tap", "restmq.collectd", "restmq.syslogd", "restmq.cli", "restmq.__main__"),
+        *("restmq.legacy", "restmq.command_line"),
+    ),
 )
 """From the bottom to the top. A module imports its own layer and those below it."""
 

@@ -12,14 +12,14 @@ What they give is described in ``tests/support.py``.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-from tests.support import Daemon, ValkeyServer, need_tool
+from tests.support import RESTMQD, Daemon, ValkeyServer, need_tool
 
 # A shared machine pauses when it likes: how long one example took is no finding.
 hypothesis.settings.register_profile("home", deadline=None)
@@ -72,16 +72,21 @@ def daemon(tmp_path: Path) -> Iterator[StartDaemon]:
     """A function that starts a daemon with these options and returns when it answers.
 
     ``daemon("--redis-url", valkey.url)``; with no Redis named it has its embedded Valkey.
-    ``start=False`` gives one that is yet to be started; ``env`` adds to its environment. At the
-    end of the test each is stopped, and none may have logged a traceback.
+    ``start=False`` gives one that is yet to be started; ``env`` adds to its environment;
+    ``program=twistd("collectd")`` is another one. At the end of the test each is stopped, and none may have logged a traceback.
     """
     with ExitStack() as stack:
         count = 0
 
-        def make(*options: str, env: Mapping[str, str] | None = None, start: bool = True) -> Daemon:
+        def make(
+            *options: str,
+            env: Mapping[str, str] | None = None,
+            start: bool = True,
+            program: Sequence[str] = RESTMQD,
+        ) -> Daemon:
             nonlocal count
             count += 1
-            made = Daemon(tmp_path / f"daemon-{count}", options, env or {})
+            made = Daemon(tmp_path / f"daemon-{count}", options, env or {}, program)
             stack.callback(made.close)
             return made.start() if start else made
 

@@ -168,14 +168,31 @@ class Response(NamedTuple):
     body: bytes
 
 
+RESTMQD = ("-m", "restmq")
+
+
+def twistd(name: str) -> Sequence[str]:
+    """The arguments of Python for ``twistd NAME`` in the foreground."""
+    run = "from twisted.scripts.twistd import run; run()"
+    return ("-c", run, "--nodaemon", "--pidfile=", name)
+
+
 class Daemon:
     """``restmqd`` as users start it, in a process of its own, on a free port of loopback.
 
     ``folder`` is its working folder; its data is in ``folder/data`` unless an option says so.
+    ``program`` are the arguments of Python that start another daemon: `twistd`.
     """
 
-    def __init__(self, folder: Path, options: Sequence[str], env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        options: Sequence[str],
+        env: Mapping[str, str],
+        program: Sequence[str] = RESTMQD,
+    ) -> None:
         self.folder = folder
+        self._program = program
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.may_log_trouble = False
@@ -201,7 +218,7 @@ class Daemon:
     def launch(self) -> subprocess.Popen[bytes]:
         """Start it and return at once: for tests of starts that fail."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "restmq", "--port", str(self.port)]
+        command = [sys.executable, *self._program, "--port", str(self.port)]
         if "--data-dir" not in self._options:
             command += ["--data-dir", str(self.folder / "data")]
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("RESTMQ_")}

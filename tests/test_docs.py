@@ -1,4 +1,4 @@
-"""What docs/protocol.md shows is what a broker does: every example is run, every reply compared."""
+"""What the pages of docs/ show is what a broker does: every example is run, every reply compared."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import NamedTuple
 import pytest
 
 from restmq.web.application import ROUTES
-from tests.support import DEADLINE_SECONDS, ROOT, wait_until
+from tests.support import DEADLINE_SECONDS, RESTMQD, ROOT, free_port, twistd, wait_until
 
-PAGE = (ROOT / "docs" / "protocol.md").read_text()
+PROGRAMS = {"protocol": RESTMQD, "xmlrpc": RESTMQD, "collectd": twistd("collectd")}
+PROGRAMS["syslog"] = twistd("syslogd")
+PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in PROGRAMS}
 HERE = "http://localhost:8888"
 
 
@@ -35,26 +37,32 @@ class Example(NamedTuple):
             )
 
 
-def examples() -> list[Example]:
+def examples(page: str) -> list[Example]:
     found: list[Example] = []
-    for block in re.findall(r"^```console\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
+    for block in re.findall(r"^```console\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL):
         for line in block.splitlines():
             if line.startswith("$ "):
                 found.append(Example(line[2:], []))
+            elif line == ">" or line.startswith("> "):
+                found[-1] = found[-1]._replace(command=f"{found[-1].command}\n{line[2:]}")
             else:
                 found[-1].output.append(line)
     return found
 
 
-def test_every_example_prints_what_it_shows(daemon, tool, tmp_path):
+@pytest.mark.parametrize("page", PAGES)
+def test_every_example_prints_what_it_shows(page, daemon, tool, tmp_path):
     """In order, on a daemon of their own; a stream runs beside those that follow it."""
     tool("curl")
-    server = daemon()
+    if page == "syslog":
+        tool("logger")
+    syslog_port = str(free_port())
+    server = daemon("--syslog-port", syslog_port, program=PROGRAMS[page])
     server.wait_for("/readyz")
     streams = []
     try:
-        for number, example in enumerate(examples()):
-            command = example.command.replace(HERE, server.url)
+        for number, example in enumerate(examples(page)):
+            command = example.command.replace(HERE, server.url).replace("25000", syslog_port)
             if example.is_stream:
                 path = tmp_path / f"stream-{number}"
                 with path.open("wb") as output:
@@ -83,10 +91,11 @@ def test_every_example_prints_what_it_shows(daemon, tool, tmp_path):
 @pytest.mark.parametrize("pattern", [route[0] for route in ROUTES])
 def test_every_route_has_an_example(pattern):
     spelt = re.compile(re.escape(HERE) + pattern + r"(?:\?[^ ']*)?(?=[' \n])")
-    commands = [example.command.replace("'", "") + "\n" for example in examples()]
+    commands = [example.command.replace("'", "") + "\n" for example in examples("protocol")]
     assert any(spelt.search(command) for command in commands), pattern
 
 
 def test_the_examples_are_there_to_be_found():
-    assert len(examples()) > 50
-    assert PAGE.count("```console") * 2 == PAGE.count("```")
+    assert len(examples("protocol")) > 50
+    for text in PAGES.values():
+        assert text.count("```console") * 2 == text.count("```")

@@ -146,6 +146,9 @@ def test_every_option_can_be_given_in_each_place() -> None:
         "jsonp": "true",
         "open": "true",
         "websocket-compression": "true",
+        "syslog-listen": "::1",
+        "syslog-queue": "hostname",
+        "syslog-fields": "true",
     }
     for option in OPTIONS:
         text = texts.get(option.name, "101")
@@ -490,6 +493,10 @@ def test_print_config_shows_each_value_and_where_it_came_from() -> None:
         "lease = 30.0                                     # default",
         "max-lease = 43200.0                              # default",
         "websocket-compression = false                    # default",
+        "syslog-port = 25000                              # default",
+        "syslog-listen = []                               # default",
+        'syslog-queue = "address"                         # default',
+        "syslog-fields = false                            # default",
     ]
 
 

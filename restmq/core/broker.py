@@ -69,6 +69,7 @@ class Broker:
         self._store.on_channel = self._channel
         self._store.on_message = self._message
         self.add = self._queues.add
+        self.add_texts = self._queues.add_texts
         self.pop = self._queues.pop
         self.acknowledge = self._queues.acknowledge
 
@@ -92,7 +93,7 @@ class Broker:
             await task.deferLater(self._reactor, 0.01)
         await self._store.stop()
 
-    # ---- messages: `add` and `pop` are those of Queues
+    # ---- messages: `add`, `add_texts` and `pop` are those of Queues
 
     def peek(self, queue: str) -> Deferred[Peeked | None]:
         """The oldest message, left in its place; None if there is none."""

@@ -110,6 +110,24 @@ class Queues:
         batch.waiting.append(waiting)
         return waiting
 
+    def add_texts(self, queue: str, texts: Sequence[str]) -> Deferred[int]:
+        """Put many messages in by one call of the script, together or not at all; the first one's id.
+
+        Each is ASCII. At most MAX_MESSAGES, and not much more than MAX_BYTES together. They come
+        behind what was added before.
+        """
+        batch = _Adds()
+        batch.payloads.append(
+            "".join([f"${len(text) + 1}\r\n\0{text}\r\n" for text in texts]).encode("ascii")
+        )
+        batch.ttls = [0] * len(texts)
+        done: Deferred[int] = Deferred()
+        batch.waiting.append(done)
+        if self._flush_due:
+            self.flush()
+        self._send_adds(queue, batch)
+        return done
+
     def _send_adds(self, queue: str, batch: _Adds) -> None:
         if queue not in self._listed:
             self._list(queue)
@@ -117,9 +135,9 @@ class Queues:
         mode = b"" if batch.mode is None else b"%d" % batch.mode.value
         first_arguments = encode_arguments(b"%d" % floor, encode_ttls(batch.ttls), mode)
         command = self._scripts.call_encoded(
-            "add", queue, 3 + len(batch.payloads), first_arguments + b"".join(batch.payloads)
+            "add", queue, 3 + len(batch.ttls), first_arguments + b"".join(batch.payloads)
         )
-        waiting = batch.waiting
+        waiting, count = batch.waiting, len(batch.ttls)
 
         def added(reply: Any) -> None:
             if isinstance(reply, StoreError):
@@ -129,7 +147,7 @@ class Queues:
             number = int(reply)
             if floor and number > floor + LIFT:
                 self._store_forgot(queue)
-            self._saw(queue, number + len(waiting) - 1)
+            self._saw(queue, number + count - 1)
             for deferred in waiting:
                 deferred.callback(number)
                 number += 1

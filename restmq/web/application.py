@@ -24,6 +24,7 @@ from restmq.web.v1.leases import Ack, Nack
 from restmq.web.v1.queues import Messages, Settings
 from restmq.web.v1.streams import ManyStreams, QueueStream, Sse
 from restmq.web.websocket import WebSocket
+from restmq.web.xmlrpc import XmlRpc
 
 if TYPE_CHECKING:
     from restmq import settings as options
@@ -52,6 +53,7 @@ ROUTES: Final[tuple[Rule, ...]] = (
     (r"/v1/stream", ManyStreams),  #                 GET comet: of several queues
     (r"/v1/ack", Ack),  #          POST comet or c
     (r"/v1/nack", Nack),  #        POST comet or c
+    (r"/xmlrpc", XmlRpc),  #       POST p or c, by method
     (r"/static/(.*)", Static),  #  GET none
     (r"/livez", Livez),  #         GET none
     (r"/readyz", Readyz),  #       GET none
@@ -61,11 +63,16 @@ ROUTES: Final[tuple[Rule, ...]] = (
 
 
 def make_application(
-    settings: options.Settings, broker: Broker, access: AclFile | Acl
+    settings: options.Settings, broker: Broker, access: AclFile | Acl, more: tuple[Rule, ...] = ()
 ) -> Dispatcher:
-    """The application for these settings; it follows the access file (an Acl stays as it is)."""
+    """The application for these settings; it follows the access file (an Acl stays as it is).
+
+    ``more`` are the routes that another daemon has besides ROUTES.
+    """
     acl = access if isinstance(access, Acl) else access.acl
-    application = Dispatcher(ROUTES, broker=broker, config=settings, acl=acl, clock=broker.clock)
+    application = Dispatcher(
+        (*ROUTES, *more), broker=broker, config=settings, acl=acl, clock=broker.clock
+    )
     if not isinstance(access, Acl):
         access.subscribe(lambda acl: setattr(application, "acl", acl))
     return application

@@ -40,11 +40,12 @@ class _Adding(Endpoint):
             raise BadRequest(f"a form field {first} or {second} must hold the message")
         refuse_larger(body, self.settings.max_message_bytes)
         ttl = self.parameter("ttl")
-        added: Deferred[int] = self.broker.add(queue, body, 0 if ttl is None else ttl_ms(ttl))
-        return added.addCallback(_added, queue)
+        done: Deferred[int] = self.broker.add(queue, body, 0 if ttl is None else ttl_ms(ttl))
+        return done.addCallback(added, queue)
 
 
-def _added(number: int, queue: str) -> Reply:
+def added(number: int, queue: str) -> Reply:
+    """The reply to a POST: the key of the message."""
     return Reply(body=f"{queue}:{number}\r\n".encode())
 
 

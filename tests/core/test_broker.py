@@ -135,6 +135,25 @@ class Streams(Brokers):
         assert all(reader.ids == list(range(1, 61)) for reader in readers)
         assert all(reader.bodies == readers[0].bodies for reader in readers)
 
+    async def test_many_texts_in_one_call_stand_in_the_order_of_all_adds(self) -> None:
+        """Waiting or pushed, between adds of the same turn; the first one's id comes back."""
+        broker = await self.broker()
+        for attached in (False, True):
+            queue = f"q{attached}"
+            reader = Reader()
+            if attached:
+                await self.streaming(broker, queue, reader)
+            before = broker.add(queue, b"a")
+            many = broker.add_texts(queue, [str(number) for number in range(1000)])
+            after = broker.add(queue, b"z")
+            assert await gatherResults([before, many, after]) == [1, 2, 1002]
+            if not attached:
+                await self.streaming(broker, queue, reader)
+            await until(lambda r=reader: len(r.ids) == 1002, "all of them")
+            assert reader.bodies[:3] == [b"a", b"0", b"1"]
+            assert reader.bodies[-2:] == [b"999", b"z"]
+            assert reader.ids == list(range(1, 1003))
+
     async def test_round_robin_goes_in_strict_turn_over_two_brokers(self) -> None:
         one, two = await self.broker(), await self.broker()
         await one.set_policy("q", Policy.ROUNDROBIN)

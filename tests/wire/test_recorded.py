@@ -11,11 +11,12 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import RESTMQD, ROOT, twistd
 
 RECORDINGS = ROOT.parent / "shared" / "wire"
 PAGE = ROOT / "docs" / "compatibility.md"
@@ -58,10 +59,11 @@ def test_every_group_is_played_and_every_documented_case_is_one():
 
 @pytest.mark.parametrize("bundle", BUNDLES)
 def test_the_only_differences_are_those_we_tell(bundle, valkey, daemon, tmp_path):
-    def start(*options: str | Path) -> str:
-        return daemon("--redis-url", valkey.url, "--host-name", "restmq.test", *options).url
+    def start(*options: str | Path, program: Sequence[str] = RESTMQD) -> str:
+        options = ("--redis-url", valkey.url, "--host-name", "restmq.test", *options)
+        return daemon(*options, program=program).url
 
-    urls = [start(), "--collectd", start()]
+    urls = [start(), "--collectd", start(program=twistd("collectd"))]
     if bundle == "others":
         for name in ("allow_all", "empty"):
             urls += ["--acl", f"{name}={start('--acl', RECORDINGS / 'acl' / f'{name}.conf')}"]

@@ -1,0 +1,1 @@
+"""The syslog door: frames out of bytes, messages out of frames, and the ports they come by."""

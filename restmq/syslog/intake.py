@@ -1,0 +1,210 @@
+"""From senders to queues: in order, a turn's messages together, and never more in hand than a bound.
+
+A source that has more than EACH_BYTES in hand is told to read no further, and all are when together they
+have more than ALL_BYTES; they go on when half of that is left. While the store is away what is in hand
+stays, and is offered again every RETRY_SECONDS: so nobody reads, and the senders wait.
+
+What a call may have stored though its answer was lost (OutcomeUnknown) is not offered again: no line is
+ever queued twice. The log says how many were concerned.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple, Protocol
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from restmq.core.queues import MAX_BYTES, MAX_MESSAGES
+from restmq.errors import OutcomeUnknown, StoreAway, StoreError, StoreFull
+
+EACH_BYTES: Final = 2 * 1048576
+ALL_BYTES: Final = 16 * 1048576
+RETRY_SECONDS: Final = 0.25
+
+AddTexts = Callable[[str, Sequence[str]], Deferred[int]]
+
+
+class Source(Protocol):
+    """Where messages come from: a connection, a port."""
+
+    held: int
+    """Bytes of its messages that are in hand; the intake counts them."""
+
+    def pause(self) -> None:
+        """Read no more. May be called again while paused."""
+
+    def resume(self) -> None:
+        """Read again. May be called while not paused."""
+
+
+class _Entry(NamedTuple):
+    source: Source
+    bodies: list[str]
+    size: int
+
+
+class _Lane:
+    """One queue's messages in hand: those to be sent, and whether some are on their way."""
+
+    __slots__ = ("busy", "refused", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[_Entry] = deque()
+        self.refused: list[list[str]] = []
+        self.busy = False
+
+
+class Intake:
+    """What all sources put their messages into."""
+
+    log = Logger()
+
+    def __init__(self, clock: IReactorTime, add_texts: AddTexts) -> None:
+        """``add_texts`` is the broker's."""
+        self._clock = clock
+        self._add_texts = add_texts
+        self._lanes: dict[str, _Lane] = {}
+        self._due: list[str] = []
+        self._sources: set[Source] = set()
+        self._paused: set[Source] = set()
+        self._idle: list[Deferred[None]] = []
+        self._stuck = False
+        self.held = 0
+
+    def attach(self, source: Source) -> None:
+        """A source begins; it may find itself paused."""
+        self._sources.add(source)
+        if self.held > ALL_BYTES:
+            self._pause(source)
+
+    def detach(self, source: Source) -> None:
+        """A source is gone; what it put in stays."""
+        self._sources.discard(source)
+        self._paused.discard(source)
+
+    def put(self, source: Source, queue: str, bodies: list[str]) -> None:
+        """Take messages; they leave when this turn is over."""
+        size = sum(map(len, bodies))
+        lane = self._lanes.get(queue)
+        if lane is None:
+            lane = self._lanes[queue] = _Lane()
+        if not lane.busy and not lane.waiting:
+            if not self._due:
+                self._clock.callLater(0, self._flush)
+            self._due.append(queue)
+        lane.waiting.append(_Entry(source, bodies, size))
+        source.held += size
+        self.held += size
+        if self.held > ALL_BYTES:
+            for each in self._sources:
+                self._pause(each)
+        elif source.held > EACH_BYTES:
+            self._pause(source)
+
+    def when_idle(self) -> Deferred[None]:
+        """Fires when nothing is in hand."""
+        done: Deferred[None] = Deferred()
+        if self.held:
+            self._idle.append(done)
+        else:
+            done.callback(None)
+        return done
+
+    def _pause(self, source: Source) -> None:
+        if source not in self._paused:
+            self._paused.add(source)
+            source.pause()
+
+    def _flush(self) -> None:
+        due, self._due = self._due, []
+        for queue in due:
+            self._send(queue, self._lanes[queue])
+
+    def _send(self, queue: str, lane: _Lane) -> None:
+        """Send all of a queue that waits."""
+        entries = list(lane.waiting)
+        lane.waiting.clear()
+        lane.busy = True
+        self._offer(queue, lane, entries, list(_calls(entries)))
+
+    def _offer(
+        self, queue: str, lane: _Lane, entries: list[_Entry], calls: list[list[str]]
+    ) -> None:
+        lane.refused = []
+        sent = [self._add_texts(queue, call).addErrback(self._failed, lane, call) for call in calls]
+        DeferredList(sent).addCallback(self._sent, queue, lane, entries)
+
+    def _failed(self, failure: Failure, lane: _Lane, call: list[str]) -> Failure | None:
+        """Keep what the store would not take now; let go of what must not be sent again."""
+        error = failure.value
+        if not isinstance(error, StoreError):
+            return failure
+        if isinstance(error, StoreAway | StoreFull):
+            lane.refused.append(call)
+            if not self._stuck:
+                self._stuck = True
+                self.log.warn("the store takes no lines ({error}): reading stops", error=error)
+        elif isinstance(error, OutcomeUnknown):
+            self.log.warn(
+                "{count} lines may be lost: the store did not say whether it has them",
+                count=len(call),
+            )
+        else:
+            self.log.error(
+                "{count} lines are lost: the store refused them ({error})",
+                count=len(call),
+                error=error,
+            )
+        return None
+
+    def _sent(self, _: object, queue: str, lane: _Lane, entries: list[_Entry]) -> None:
+        if lane.refused:
+            # All of them count as in hand until the last is taken.
+            self._clock.callLater(RETRY_SECONDS, self._offer, queue, lane, entries, lane.refused)
+            return
+        self._let_go(entries)
+        if self._stuck:
+            self._stuck = False
+            self.log.info("the store takes lines again")
+        if lane.waiting:
+            self._send(queue, lane)
+        else:
+            lane.busy = False
+            del self._lanes[queue]
+
+    def _let_go(self, entries: list[_Entry]) -> None:
+        for source, _, size in entries:
+            source.held -= size
+            self.held -= size
+        if self._paused and self.held <= ALL_BYTES // 2:
+            for source in [one for one in self._paused if one.held <= EACH_BYTES // 2]:
+                self._paused.discard(source)
+                source.resume()
+        if not self.held:
+            idle, self._idle = self._idle, []
+            for done in idle:
+                done.callback(None)
+
+
+def _calls(entries: list[_Entry]) -> Iterator[list[str]]:
+    """The messages in as few calls as the store's bounds allow."""
+    call: list[str] = []
+    room = MAX_BYTES
+    for entry in entries:
+        if entry.size <= room and len(call) + len(entry.bodies) <= MAX_MESSAGES:
+            call += entry.bodies
+            room -= entry.size
+            continue
+        for body in entry.bodies:
+            if call and (len(call) == MAX_MESSAGES or room < len(body)):
+                yield call
+                call, room = [], MAX_BYTES
+            call.append(body)
+            room -= len(body)
+    if call:
+        yield call

@@ -1,0 +1,33 @@
+"""``twistd syslogd``: the whole broker, and a syslog port over TCP and UDP besides.
+
+The options are those of ``twistd restmq``; those that begin with ``--syslog`` count. See docs/syslog.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from restmq import tap
+
+if TYPE_CHECKING:
+    from twisted.application.service import IService
+    from twisted.internet.posixbase import PosixReactorBase
+
+    from restmq.acl_file import AclFile
+    from restmq.core.broker import Broker
+    from restmq.settings import Configuration
+
+Options = tap.Options
+
+
+def makeService(options: tap.Options) -> IService:
+    """All services of the daemon; SystemExit, one line and code 1, when that can't be."""
+    return tap.make_service(options, tap.More(door=_door))
+
+
+def _door(
+    reactor: PosixReactorBase, configuration: Configuration, access: AclFile, broker: Broker
+) -> tap.Door:
+    from restmq.syslog.door import SyslogDoor  # noqa: PLC0415 - the libraries may be missing
+
+    return SyslogDoor(reactor, configuration, access, broker)

@@ -1,0 +1,171 @@
+"""The intake: batches in order, a bound on what is in hand, and a store that comes and goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from restmq.errors import OutcomeUnknown, StoreAway, StoreError, StoreFull, StoreRefused
+from restmq.syslog.intake import ALL_BYTES, EACH_BYTES, RETRY_SECONDS, Intake
+
+
+class Source:
+    """One that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.paused = False
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+
+class Store:
+    """Calls that wait for the test to answer them."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, list[str], Deferred[int]]] = []
+        self.kept: dict[str, list[str]] = {}
+
+    def add_texts(self, queue: str, texts: Sequence[str]) -> Deferred[int]:
+        done: Deferred[int] = Deferred()
+        self.calls.append((queue, list(texts), done))
+        return done
+
+    def answer(self, error: StoreError | None = None) -> None:
+        """Answer the oldest call."""
+        queue, texts, done = self.calls.pop(0)
+        if error is None:
+            self.kept.setdefault(queue, []).extend(texts)
+            done.callback(1)
+        else:
+            done.errback(error)
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.store = Store()
+        self.intake = Intake(self.clock, self.store.add_texts)
+        self.source = self.new_source()
+
+    def new_source(self) -> Source:
+        source = Source()
+        self.intake.attach(source)
+        return source
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+def test_a_turns_messages_of_a_queue_are_one_call(scene):
+    for number in range(3):
+        scene.intake.put(scene.source, "a", [str(number)])
+    scene.intake.put(scene.source, "b", ["x"])
+    assert scene.store.calls == []
+    scene.clock.advance(0)
+    assert [call[:2] for call in scene.store.calls] == [("a", ["0", "1", "2"]), ("b", ["x"])]
+
+
+def test_what_comes_while_a_call_is_out_waits_for_it(scene):
+    scene.intake.put(scene.source, "a", ["1"])
+    scene.clock.advance(0)
+    scene.intake.put(scene.source, "a", ["2"])
+    scene.intake.put(scene.source, "a", ["3"])
+    scene.clock.advance(0)
+    assert len(scene.store.calls) == 1
+    scene.store.answer()
+    assert [call[1] for call in scene.store.calls] == [["2", "3"]]
+    scene.store.answer()
+    assert scene.store.kept == {"a": ["1", "2", "3"]}
+    assert (scene.source.held, scene.intake.held, scene.intake._lanes) == (0, 0, {})
+
+
+def test_a_call_has_at_most_a_thousand_messages_and_a_mebibyte(scene):
+    scene.intake.put(scene.source, "a", ["x"] * 2500)
+    scene.intake.put(scene.source, "a", ["y" * 600_000] * 3)
+    scene.clock.advance(0)
+    assert [len(call[1]) for call in scene.store.calls] == [1000, 1000, 501, 1, 1]
+    while scene.store.calls:
+        scene.store.answer()
+    assert len(scene.store.kept["a"]) == 2503
+
+
+def test_a_source_with_too_much_in_hand_is_paused_and_goes_on_later(scene):
+    other = scene.new_source()
+    scene.intake.put(scene.source, "a", ["x" * (EACH_BYTES + 1)])
+    scene.intake.put(other, "a", ["y"])
+    assert (scene.source.paused, other.paused) == (True, False)
+    scene.clock.advance(0)
+    while scene.store.calls:
+        scene.store.answer()
+    assert not scene.source.paused
+
+
+def test_all_sources_are_paused_when_all_together_have_too_much(scene):
+    sources = [scene.new_source() for _ in range(20)]
+    for source in sources:
+        scene.intake.put(source, "a", ["x" * (ALL_BYTES // 18)])
+    late = scene.new_source()
+    assert all(source.paused for source in (*sources, late, scene.source))
+    scene.clock.advance(0)
+    while scene.store.calls:
+        scene.store.answer()
+    assert not any(source.paused for source in (*sources, late, scene.source))
+    assert scene.intake.held == 0
+
+
+def test_a_source_that_left_is_not_told_anything(scene):
+    scene.intake.put(scene.source, "a", ["x" * (EACH_BYTES + 1)])
+    scene.intake.detach(scene.source)
+    scene.clock.advance(0)
+    scene.store.answer()
+    assert scene.source.paused
+    assert scene.store.kept["a"]
+
+
+@pytest.mark.parametrize("error", [StoreAway("away"), StoreFull("full")])
+def test_a_store_that_takes_nothing_is_asked_again_in_order(scene, error):
+    scene.intake.put(scene.source, "a", ["1"] * 1000 + ["2"])
+    scene.clock.advance(0)
+    for _ in range(3):
+        scene.store.answer(error)
+        scene.store.answer(error)
+        scene.intake.put(scene.source, "a", ["3"])
+        scene.clock.advance(RETRY_SECONDS / 2)
+        assert scene.store.calls == []
+        assert scene.source.held > 1000
+        scene.clock.advance(RETRY_SECONDS / 2)
+        assert [len(call[1]) for call in scene.store.calls] == [1000, 1]
+    while scene.store.calls:
+        scene.store.answer()
+    assert scene.store.kept["a"] == ["1"] * 1000 + ["2"] + ["3"] * 3
+    assert scene.intake.held == 0
+
+
+@pytest.mark.parametrize("error", [OutcomeUnknown("lost"), StoreRefused("WRONGTYPE")])
+def test_what_may_be_there_already_is_never_sent_again(scene, error):
+    scene.intake.put(scene.source, "a", ["1"])
+    scene.clock.advance(0)
+    scene.store.answer(error)
+    scene.clock.advance(10)
+    assert scene.store.calls == []
+    assert scene.intake.held == scene.source.held == 0
+
+
+def test_it_tells_when_nothing_is_in_hand(scene):
+    assert scene.intake.when_idle().called
+    scene.intake.put(scene.source, "a", ["1"])
+    idle = scene.intake.when_idle()
+    scene.clock.advance(0)
+    assert not idle.called
+    scene.store.answer()
+    assert idle.called

@@ -1,0 +1,362 @@
+"""``twistd syslogd``: by hand, by logger and by a real rsyslog."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+from base64 import b64decode
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import DEADLINE_SECONDS, Daemon, ValkeyServer, free_port, twistd, wait_until
+from tests.wire.clients import add, get, pop
+
+SYSLOGD = twistd("syslogd")
+HERE = "syslogd:127.0.0.1"
+LINE = "<22>Nov  1 00:12:04 gleicon-vm1 postfix/smtpd[4880]: connect from localhost[127.0.0.1]"
+
+
+class Syslogd(Daemon):
+    """The daemon, with the port that takes lines."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.syslog_port = free_port()
+        more = ("--syslog-port", str(self.syslog_port), *options)
+        super().__init__(folder, more, {}, SYSLOGD)
+
+    def tcp(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.syslog_port), DEADLINE_SECONDS)
+
+    def send(self, *streams: bytes) -> None:
+        """Each on a connection of its own that is closed in order."""
+        for stream in streams:
+            with self.tcp() as connection:
+                connection.sendall(stream)
+
+    def datagram(self, data: bytes) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(data, ("127.0.0.1", self.syslog_port))
+
+    def length(self, queue: str = HERE) -> int:
+        return int(json.loads(get(self, f"/stats/{queue}").body)["len"])
+
+    def lines(self, count: int, queue: str = HERE) -> list[dict[str, Any]]:
+        """So many messages, taken out, and no more than those."""
+        wait_until(lambda: self.length(queue) >= count, lambda: f"{count} lines; log:\n{self.log}")
+        assert self.length(queue) == count
+        return [json.loads(pop(self, queue)["value"]) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Syslogd]:
+    daemon = Syslogd(tmp_path_factory.mktemp("syslogd"))
+    try:
+        daemon.start("/readyz")
+        yield daemon
+    finally:
+        daemon.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_queued(request):
+    yield
+    if "server" in request.fixturenames:
+        request.getfixturevalue("server").request("DELETE", f"/q/{HERE}")
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Any]:
+    made: list[Syslogd] = []
+
+    def start(*options: str) -> Syslogd:
+        daemon = Syslogd(tmp_path / f"syslogd-{len(made)}", *options)
+        made.append(daemon)
+        daemon.start("/readyz")
+        return daemon
+
+    yield start
+    for daemon in made:
+        daemon.close()
+
+
+# -- lines ----------------------------------------------------------------------------------------
+
+
+def test_a_line_as_recorded(server):
+    server.send(LINE.encode() + b"\n")
+    (found,) = server.lines(1)
+    stamp = found.pop("tstamp")
+    assert isinstance(stamp, float)
+    assert found == {
+        "severity": "info",
+        "line": LINE,
+        "facility": "mail",
+        "host": "127.0.0.1",
+    }
+
+
+def test_both_framings_and_any_bytes(server):
+    odd = b"<13>\x00\xff\n\r\x80"
+    server.send(b"<13>caf\xc3\xa9\r\n%d %s<14>last, without an end" % (len(odd), odd))
+    first, second, third = server.lines(3)
+    assert first["line"] == "<13>café"
+    assert b64decode(second["line"]) == odd
+    assert third["line"] == "<14>last, without an end"
+
+
+def test_a_line_that_is_too_long_is_cut_and_marked(server):
+    server.send(b"<13>" + b"x" * 200_000 + b"\n<13>next\n")
+    first, second = server.lines(2)
+    assert (len(first["line"]), first["truncated"]) == (65536, True)
+    assert (second["line"], "truncated" in second) == ("<13>next", False)
+
+
+def test_structured_data(server):
+    server.send(b'<165>1 2003-10-11T22:14:15.003Z box app 7 ID47 [a@1 b="c"] event\n')
+    (found,) = server.lines(1)
+    assert found["structured_data"] == {"a@1": {"b": "c"}}
+    assert (found["hostname"], found["msgid"], found["message"]) == ("box", "ID47", "event")
+
+
+def test_datagrams_are_a_message_each(server):
+    for data in (b"<13>one", b"<13>two\n", b"<13>three\nfour", b"\xff", b""):
+        server.datagram(data)
+    found = server.lines(5)
+    assert [one["line"] for one in found[:3]] == ["<13>one", "<13>two", "<13>three\nfour"]
+    assert b64decode(found[3]["line"]) == b"\xff"
+    assert found[4]["line"] == ""
+
+
+def test_who_cuts_the_connection_loses_half_a_line_only(server):
+    with server.tcp() as connection:
+        connection.sendall(b"<13>whole\n<13>half")
+        (found,) = server.lines(1)
+        assert found["line"] == "<13>whole"
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    server.send(b"<13>after\n")
+    assert server.lines(1)[0]["line"] == "<13>after"
+
+
+def test_lines_are_pushed_as_all_messages_are(server, comet):
+    stream = comet(f"/c/{HERE}")
+    server.send(b"<13>pushed\n")
+    assert json.loads(stream.message()["value"])["line"] == "<13>pushed"
+
+
+def test_it_is_the_whole_broker(server, queue):
+    add(server, queue, "v")
+    assert pop(server, queue)["value"] == "v"
+
+
+def test_ten_senders_lose_nothing_and_each_keeps_its_order(server):
+    count = 20_000
+    senders = [server.tcp() for _ in range(10)]
+    stream = b"".join(b"<13>S %06d\n" % number for number in range(count))
+    for number, sender in enumerate(senders):
+        sender.sendall(stream.replace(b"S", b"%d" % number))
+        sender.close()
+    total = 10 * count
+    wait_until(lambda: server.length() == total, lambda: f"{total} lines, not {server.length()}")
+    seen = [0] * 10
+    with closing(server.connection()) as connection:
+        for _ in range(2000):
+            connection.request("GET", f"/q/{HERE}")
+            text = json.loads(json.loads(connection.getresponse().read())["value"])["line"]
+            sender, number = int(text[4]), int(text[6:])
+            assert number == seen[sender]
+            seen[sender] += 1
+
+
+# -- options --------------------------------------------------------------------------------------
+
+
+def test_queues_by_hostname_and_fields_of_the_old_header(make):
+    server = make("--syslog-queue", "hostname", "--syslog-fields")
+    server.send(LINE.encode() + b"\n<13>no header\n")
+    (found,) = server.lines(1, "syslogd:gleicon-vm1")
+    assert (found["app_name"], found["procid"]) == ("postfix/smtpd", "4880")
+    assert server.lines(1)[0]["line"] == "<13>no header"
+
+
+def test_a_shorter_limit_for_messages_is_one_for_lines(make):
+    server = make("--max-message-bytes", "16384")
+    server.send(b"<13>" + b"\x01" * 5000 + b"\n")
+    (found,) = server.lines(1)
+    assert (len(found["line"]), found["truncated"]) == (1024, True)
+
+
+@pytest.mark.parametrize("rule", ["hosts_deny = 127.0.0.1", "username = u\npassword = p"])
+def test_who_may_not_produce_may_not_log(make, tmp_path, rule):
+    rules = tmp_path / "acl.conf"
+    rules.write_text(f"[rest:producer]\n{rule}\n")
+    server = make("--acl", str(rules))
+    with server.tcp() as connection:
+        assert connection.recv(1) == b""
+    server.datagram(b"<13>x")
+    wait_until(lambda: "syslog from 127.0.0.1 is refused" in server.log, "a word in the log")
+    rules.write_text("[rest:producer]\nhosts_allow = 127.0.0.1\n")
+    wait_until(lambda: "now in force" in server.log, "the new rules")
+    server.datagram(b"<13>y")
+    assert [one["line"] for one in server.lines(1)] == ["<13>y"]
+
+
+def test_a_taken_port_is_one_line_and_exit_code_1(server, tmp_path):
+    second = Daemon(tmp_path, ["--syslog-port", str(server.syslog_port)], {}, SYSLOGD)
+    assert second.launch().wait(DEADLINE_SECONDS) == 1
+    (line,) = second.log.splitlines()
+    assert f"port {server.syslog_port} (option --syslog-port) is taken" in line
+    assert "--syslog-port" in line.rpartition("give another")[2]
+
+
+def test_beyond_loopback_it_wants_a_rule(tmp_path):
+    daemon = Daemon(tmp_path, ["--syslog-listen", "0.0.0.0"], {}, SYSLOGD)
+    assert daemon.launch().wait(DEADLINE_SECONDS) == 1
+    assert "listen (option --syslog-listen): 0.0.0.0 can be reached" in daemon.log
+
+
+# -- the store ------------------------------------------------------------------------------------
+
+
+def test_while_the_store_is_away_the_senders_wait_and_nothing_is_lost(make, start_valkey):
+    """More is sent than the daemon and the kernel would keep: the sender blocks, and all arrives."""
+    store: ValkeyServer = start_valkey(appendonly="yes", appendfsync="always")
+    server = make("--redis-url", store.url)
+    server.send(b"<13>before\n")
+    wait_until(lambda: server.length() == 1, "the first line")
+    store.kill()
+    server.wait_for("/readyz", 503)
+    count, line = 30_000, b"<13>%06d " + b"x" * 990 + b"\n"
+    stream = b"".join(line % number for number in range(count))
+    with server.tcp() as sender:
+        sender.setblocking(False)
+        sent = 0
+        quiet = 0
+        while quiet < 20:
+            try:
+                sent += sender.send(stream[sent : sent + 65536])
+                quiet = 0
+            except BlockingIOError:
+                quiet += 1
+                server.request("GET", "/livez")
+        assert sent < len(stream), "the daemon went on reading with nowhere to put it"
+        assert "reading stops" in server.log
+        store.start()
+        sender.settimeout(60)
+        sender.sendall(stream[sent:])
+    wait_until(lambda: server.length() == count + 1, "all lines", 60)
+    assert json.loads(pop(server, HERE)["value"])["line"] == "<13>before"
+    for number in range(100):
+        assert json.loads(pop(server, HERE)["value"])["line"].startswith(f"<13>{number:06d} ")
+    assert "takes lines again" in server.log
+
+
+def test_what_was_taken_is_with_the_store_when_the_daemon_ends(make, valkey):
+    server = make("--redis-url", valkey.url)
+    with server.tcp() as sender:
+        sender.sendall(b"<13>x\n" * 5000)
+        wait_until(lambda: server.length() > 0, "a line")
+        assert server.stop() == 0
+    server.start("/readyz")
+    assert server.length() == 5000
+
+
+# -- real senders ---------------------------------------------------------------------------------
+
+
+def test_with_logger(server, tool):
+    """RFC 5424 with structured data, RFC 3164; TCP in both framings, UDP."""
+    program = tool("logger")
+    at = (
+        "--server",
+        "127.0.0.1",
+        "--port",
+        str(server.syslog_port),
+        "--tag",
+        "me",
+        "-p",
+        "mail.err",
+    )
+    data = ("--sd-id", "zoo@123", "--sd-param", 'tiger="hun\\"gry"', "--msgid", "MSG")
+    ways = [
+        ("--tcp", "--rfc5424", *data),
+        ("--tcp", "--octet-count", "--rfc5424", *data),
+        ("--udp", "--rfc5424", *data),
+        ("--tcp", "--rfc3164"),
+        ("--tcp", "--octet-count", "--rfc3164"),
+        ("--udp", "--rfc3164"),
+    ]
+    for way in ways:
+        subprocess.run(
+            [program, *at, *way, "--", "höllo [world]"], check=True, timeout=DEADLINE_SECONDS
+        )
+        (found,) = server.lines(1)
+        assert (found["facility"], found["severity"]) == ("mail", "err"), way
+        assert found["line"].endswith("höllo [world]")
+        if "--rfc5424" in way:
+            assert found["structured_data"]["zoo@123"] == {"tiger": 'hun"gry'}
+            assert (found["app_name"], found["msgid"]) == ("me", "MSG")
+            assert found["message"] == "höllo [world]"
+
+
+RSYSLOG = """
+global(workDirectory="{folder}")
+module(load="imtcp")
+template(name="line" type="string" string="<%pri%>%timestamp% %hostname% %syslogtag%%msg%")
+ruleset(name="on") {{
+  action(type="omfwd" target="127.0.0.1" port="{to}" protocol="{protocol}" {more})
+}}
+input(type="imtcp" port="{port}" address="127.0.0.1" ruleset="on")
+"""
+
+
+@pytest.mark.parametrize(
+    ("protocol", "more"),
+    [
+        ("tcp", 'TCP_Framing="traditional"'),
+        ("tcp", 'TCP_Framing="octet-counted" template="RSYSLOG_SyslogProtocol23Format"'),
+        ("udp", 'template="RSYSLOG_ForwardFormat"'),
+    ],
+)
+def test_with_rsyslog(server, tool, tmp_path, protocol, more):
+    """A real rsyslog takes lines and forwards them (omfwd)."""
+    program, port = tool("rsyslogd"), free_port()
+    config = tmp_path / "rsyslog.conf"
+    config.write_text(
+        RSYSLOG.format(
+            folder=tmp_path, to=server.syslog_port, port=port, protocol=protocol, more=more
+        )
+    )
+    process = subprocess.Popen(
+        [program, "-n", "-f", config, "-i", tmp_path / "pid"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: answers(port), "rsyslog to listen")
+        with socket.create_connection(("127.0.0.1", port)) as sender:
+            for number in range(500):
+                sender.sendall(b"<13>Nov  1 00:12:04 box app[7]: number %03d\n" % number)
+        found = server.lines(500)
+    finally:
+        process.terminate()
+        process.wait(DEADLINE_SECONDS)
+    for number, one in enumerate(found):
+        assert one["line"].endswith(f"number {number:03d}")
+        assert (one["facility"], one["severity"]) == ("user", "notice")
+        assert " box app" in one["line"]
+        if "Protocol23" in more:
+            assert (one["hostname"], one["app_name"], one["procid"]) == ("box", "app", "7")
+
+
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
