@@ -13,7 +13,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,7 +100,7 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Make ``configuration`` of what was given; print it and end, if that was asked for."""
-        self.configuration = _absolute(load(self._given, os.environ, _read_text))
+        self.configuration = configuration(self._given)
         if self._print:
             print(self.configuration.describe(), end="")
             raise SystemExit(0)
@@ -127,6 +127,11 @@ def _add_handler(name: str, option: Option, about: str) -> None:
 
 
 _add_handlers()
+
+
+def configuration(given: Mapping[str, Sequence[str]]) -> Configuration:
+    """What this process was told: by options, its environment and a file. Raises ConfigError."""
+    return _absolute(load(given, os.environ, _read_text))
 
 
 def _read_text(path: str) -> str:
