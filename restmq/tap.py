@@ -30,6 +30,8 @@ from restmq import install
 from restmq.acl_file import AclFile
 from restmq.errors import RestMQError, StoreError
 from restmq.listening import Listening
+from restmq.notify import Notifier
+from restmq.passed import adopt
 from restmq.redis.embedded import EmbeddedStore
 from restmq.redis.server import StoreUnusable
 from restmq.rules.exposure import check_exposure
@@ -174,6 +176,7 @@ def sheds_privileges(options: Options) -> bool:
 
 
 def _make(reactor: PosixReactorBase, configuration: Configuration, sheds: bool) -> Daemon:
+    configuration, passed = adopt(configuration)
     settings = configuration.settings
     access = AclFile(reactor, settings.acl)
     check_exposure(configuration, access.acl.restricts_anything)
@@ -183,7 +186,7 @@ def _make(reactor: PosixReactorBase, configuration: Configuration, sheds: bool) 
 
     broker = Broker(reactor, settings)
     application = make_application(settings, broker, access)
-    listening = Listening(reactor, configuration)
+    listening = Listening(reactor, configuration, passed)
     listening.open(application)
     store = EmbeddedStore(reactor, settings) if settings.embedded else None
     if store is not None and not sheds:
@@ -224,6 +227,7 @@ class Daemon(service.MultiService):
         self._store = store
         self._address = address
         access.setServiceParent(self)  # type: ignore[no-untyped-call]
+        self._notifier = Notifier(reactor, os.environ)
 
     def startService(self) -> None:
         """Start the store and the broker, in the background."""
@@ -233,6 +237,7 @@ class Daemon(service.MultiService):
 
     def _begin(self) -> None:
         _end_on_signals(self._reactor)
+        self._notifier.startService()
         defer.ensureDeferred(self._start()).addErrback(self._failed)
 
     async def _start(self) -> None:
@@ -260,9 +265,13 @@ class Daemon(service.MultiService):
                         address=address,
                         error=error,
                     )
+                    self._notifier.ready(
+                        "the store does not answer: requests get 503 until it does"
+                    )
                 await task.deferLater(self._reactor, 0.05)
             else:
                 self.log.info("the broker is ready, its store {address}", address=address)
+                self._notifier.ready(f"the broker is ready, its store {address}")
                 return
 
     def _failed(self, failure: Any) -> None:
@@ -280,6 +289,7 @@ class Daemon(service.MultiService):
         return defer.ensureDeferred(self._stop())
 
     async def _stop(self) -> None:
+        self._notifier.stopping()
         await defer.maybeDeferred(super().stopService)
         try:
             await self._listening.close()
@@ -288,6 +298,7 @@ class Daemon(service.MultiService):
         finally:
             if self._store is not None:
                 await self._store.stopService()
+            self._notifier.stopService()
 
     async def _within(self, seconds: float, ending: defer.Deferred[None], what: str) -> None:
         try:
