@@ -189,15 +189,20 @@ def try_it(image: Image) -> None:
     try:
         until(lambda: image.start(*image.health, **here).wait() == 0, "a healthy broker", broker)
         until(lambda: ask(f"http://127.0.0.1:{port}/readyz") is not None, "its store", broker)
-        got = ask(f"http://127.0.0.1:{port}/q/q") or "nothing"
-        if '"value": "hello"' not in got:
-            fail(f"the message came out as {got}")
-        broker.terminate()
-        if broker.wait(30) != 0:
-            fail(f"it ended with {broker.returncode}")
+        take_hello_and_end(f"http://127.0.0.1:{port}/q/q", broker)
     finally:
         broker.kill()
         broker.wait()
+
+
+def take_hello_and_end(url: str, broker: subprocess.Popen[str]) -> None:
+    """The message is there, and the broker ends in order when it is asked to."""
+    got = ask(url) or "nothing"
+    if '"value": "hello"' not in got:
+        fail(f"the message came out as {got}")
+    broker.terminate()
+    if broker.wait(30) != 0:
+        fail(f"it ended with {broker.returncode}")
 
 
 def ask(url: str) -> str | None:
@@ -235,4 +240,5 @@ def main() -> None:
     say("good")
 
 
-main()
+if __name__ == "__main__":
+    main()
