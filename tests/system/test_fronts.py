@@ -5,13 +5,16 @@ Each front is the real program with the file of ``deploy/``, in which only addre
 
 from __future__ import annotations
 
+import http.client
+import json
 import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 import pytest
@@ -26,7 +29,8 @@ from tests.support import (
     wait_until,
 )
 from tests.wire.clients import Comet, add, get, pop, post
-from tests.wire.test_websocket import Socket
+from tests.wire.test_streams import SSE, Events
+from tests.wire.websockets import Socket
 
 DEPLOY = ROOT / "deploy"
 HERE, THERE = "127.0.0.1:8080", "127.0.0.1:8888"
@@ -64,7 +68,7 @@ def nginx(tool: Tool, folder: Path, text: str) -> tuple[list[str], list[str]]:
 
 def haproxy(tool: Tool, folder: Path, text: str) -> tuple[list[str], list[str]]:
     path = folder / "haproxy.cfg"
-    path.write_text(text)
+    path.write_text(text.replace("/etc/haproxy/", f"{DEPLOY}/haproxy/"))
     command = [tool("haproxy"), "-f", str(path)]
     return [*command, "-c"], command
 
@@ -164,6 +168,21 @@ def test_a_stream_is_not_held_back(front: Any) -> None:
         assert stream.is_over()
 
 
+@pytest.mark.parametrize(
+    "path", ["/sse/{}", "/v1/queues/{}/stream", "/v1/stream?queue={}"], ids=["sse", "one", "many"]
+)
+def test_events_are_not_held_back(front: Any, path: str) -> None:
+    """The head and the greeting come before there is any message, and then each as it is posted."""
+    queue = f"{front.own}:events/{path.count('/')}{path[1]}{path[4]}"
+    path = front.front.prefix + path.format(quote(queue, safe=""))
+    with Events(front.front.port, path, SSE) as stream:
+        assert stream.head().headers["content-type"] == "text/event-stream"
+        assert stream.block()[""] == "ok"
+        for word in ("one", "two", "three"):
+            add(front.broker, queue, word)
+            assert stream.event()["data"]["body"] == word
+
+
 def test_a_client_that_leaves_is_gone_for_the_broker_too(front: Any) -> None:
     """Else the front would read a stream for nobody, and swallow what it is dealt."""
     queue = f"{front.own}:left"
@@ -208,6 +227,98 @@ def test_the_front_page_comes(front: Any) -> None:
     assert (reply.status, reply.headers["content-type"].partition(";")[0]) == (200, "text/html")
 
 
+class Page:
+    """A web page's EventSource, by the rules of the HTML standard (9.2.3).
+
+    It comes again when the connection ends or is refused, with the id of the last event; any answer
+    but 200 with events ends it for good, and that is ``given_up``. ``bodies`` is what it got.
+    """
+
+    def __init__(self, front: Daemon, path: str) -> None:
+        self.bodies: list[str] = []
+        self.answers = 0
+        self.given_up = ""
+        self._front, self._path = front, path
+        self._last_id = ""
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        self._thread.join(DEADLINE_SECONDS)
+
+    def _run(self) -> None:
+        while not self._closed.is_set() and not self.given_up:
+            with closing(self._front.connection()) as connection:
+                try:
+                    self._read(connection)
+                except (OSError, http.client.HTTPException):
+                    self._closed.wait(0.05)
+
+    def _read(self, connection: http.client.HTTPConnection) -> None:
+        last = {"Last-Event-ID": self._last_id} if self._last_id else {}
+        connection.request("GET", self._path, headers={"Accept": "text/event-stream", **last})
+        reply = connection.getresponse()
+        self.answers += 1
+        if (reply.status, reply.headers["Content-Type"]) != (200, "text/event-stream"):
+            self.given_up = f"{reply.status} {reply.headers['Content-Type']}"
+            return
+        event = ""
+        for line in reply:
+            name, _, value = line.decode().rstrip("\n").partition(": ")
+            if self._closed.is_set():
+                return
+            match name:
+                case "id":
+                    self._last_id = value
+                case "event":
+                    event = value
+                case "data" if not event:
+                    self.bodies.append(json.loads(value)["body"])
+                case "":
+                    event = ""
+
+
+def keep_for_a_while(front: Daemon, queue: str) -> None:
+    """Let streams ask again for what they missed."""
+    settings = '{"replay": 600, "mode": "open"}'
+    reply = front.request("PATCH", f"/v1/queues/{queue}/settings", settings)
+    assert reply.status == 200, reply
+
+
+@pytest.mark.parametrize("name", FRONTS)
+def test_a_page_survives_the_restart_of_its_only_broker(
+    name: str, daemon: Callable[..., Daemon], tool: Tool, valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    """While nobody is there the front answers for the broker; then nothing is missing."""
+    broker = daemon("--redis-url", valkey.url)
+    broker.wait_for("/readyz")
+    folder = tmp_path / "front"
+    folder.mkdir()
+    with running(tool, name, folder, [broker]) as front:
+        keep_for_a_while(front, "news")
+        with Page(front, f"{front.prefix}/sse/news?heartbeat=0.2") as page:
+            wait_until(lambda: page.answers, "the page's first answer")
+            for word in ("one", "two"):
+                add(broker, "news", word)
+                wait_until(lambda w=word: page.bodies[-1:] == [w], lambda: str(page.bodies))
+            assert broker.stop() == 0
+            before = page.answers
+            wait_until(
+                lambda: page.answers >= before + 2 or page.given_up, "an answer, broker away"
+            )
+            assert not page.given_up, f"a browser takes that for good: {page.given_up}"
+            broker.start("/readyz")
+            for word in ("three", "four"):
+                add(broker, "news", word)
+            wanted = ["one", "two", "three", "four"]
+            wait_until(lambda: page.bodies == wanted, lambda: f"{page.bodies} {page.given_up}")
+
+
 def test_with_one_of_three_brokers_gone_the_others_serve(
     daemon: Callable[..., Daemon], tool: Tool, valkey: ValkeyServer, tmp_path: Path
 ) -> None:
@@ -217,7 +328,10 @@ def test_with_one_of_three_brokers_gone_the_others_serve(
         broker.wait_for("/readyz")
     folder = tmp_path / "front"
     folder.mkdir()
-    with running(tool, "nginx", folder, brokers) as front:
+    with running(tool, "nginx", folder, brokers) as front, ExitStack() as stack:
+        keep_for_a_while(front, "news")
+        pages = [stack.enter_context(Page(front, "/sse/news?heartbeat=0.2")) for _ in range(6)]
+        wait_until(lambda: all(page.answers for page in pages), "six pages, on all three")
         for number in range(30):
             assert add(front, "three", str(number)).body == b"three:%d\r\n" % (number + 1)
         brokers[1].kill()
@@ -225,3 +339,8 @@ def test_with_one_of_three_brokers_gone_the_others_serve(
             lambda: all(get(front, "/readyz").status == 200 for _ in range(6)), "two that answer"
         )
         assert [pop(front, "three")["value"] for _ in range(30)] == list(map(str, range(30)))
+        add(front, "news", "the others serve")
+        wait_until(
+            lambda: all(page.bodies == ["the others serve"] for page in pages),
+            lambda: str([(page.bodies, page.given_up) for page in pages]),
+        )
