@@ -20,7 +20,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench env lock clean
+.PHONY: help run test lint format bench env lock deb installer clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
@@ -66,6 +66,12 @@ lock: ## requirements*.lock anew from requirements*.in; LOCK_FLAGS=--upgrade for
 		|| { echo "make lock needs uv: https://docs.astral.sh/uv/, or make UV=... lock" >&2; exit 1; }
 	$(LOCK) requirements.in --output-file requirements.lock
 	$(LOCK) requirements-dev.in --output-file requirements-dev.lock
+
+deb: env ## a Debian package with its own environment, in ./dist
+	@deploy/deb/build $(RUN) dist
+
+installer: env ## one file that installs the server elsewhere, in ./dist
+	@deploy/installer/build $(RUN) dist
 
 clean: ## take away what can be made again; ./data stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

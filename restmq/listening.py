@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from twisted.internet import defer
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
+from twisted.internet.endpoints import (
+    AdoptedStreamServerEndpoint,
+    TCP4ServerEndpoint,
+    TCP6ServerEndpoint,
+    serverFromString,
+)
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from restmq.hosts import ip_address
+from restmq.passed import Passed
 from restmq.settings import LOOPBACK, ConfigError, Configuration, is_endpoint
 
 if TYPE_CHECKING:
@@ -38,10 +44,18 @@ class Listening:
     log = Logger()
 
     def __init__(
-        self, reactor: PosixReactorBase, configuration: Configuration, port_option: str = "port"
+        self,
+        reactor: PosixReactorBase,
+        configuration: Configuration,
+        port_option: str = "port",
+        passed: Sequence[Passed] = (),
     ) -> None:
-        """Nothing is opened yet. ``port_option`` is where the operator said the port."""
+        """Nothing is opened yet. Sockets that are ``passed`` take the place of all others.
+
+        ``port_option`` is where the operator said the port.
+        """
         self._reactor = reactor
+        self._passed = passed
         self._places = configuration.settings.listen
         self._port = configuration.settings.port
         self._sources = configuration.sources
@@ -50,6 +64,13 @@ class Listening:
 
     def open(self, factory: IProtocolFactory) -> None:
         """Listen everywhere. Raises ConfigError, one line that says what to do."""
+        for passed in self._passed:
+            at = AdoptedStreamServerEndpoint(  # type: ignore[no-untyped-call]
+                self._reactor, passed.descriptor, passed.family
+            )
+            self._listen(passed.place, at, factory)
+        if self._passed:
+            return
         for place in self._places:
             try:
                 self._open(place, factory)
@@ -59,7 +80,16 @@ class Listening:
                 self.log.info("this machine has no IPv6: not listening on ::1")
 
     def close(self) -> defer.Deferred[None]:
-        """Stop listening everywhere; connections that are open stay so."""
+        """Stop listening everywhere; connections that are open stay so.
+
+        On a passed socket only our own reading ends: who connects now waits for the next daemon,
+        and the path of a UNIX socket, which Twisted would remove, stays systemd's.
+        """
+        if self._passed:
+            for port in self.ports:
+                port.stopReading()  # type: ignore[attr-defined]
+            self.ports = []
+            return defer.succeed(None)
         closing = [defer.maybeDeferred(port.stopListening) for port in self.ports]
         self.ports = []
         return defer.DeferredList(closing, consumeErrors=True).addCallback(lambda _: None)

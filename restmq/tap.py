@@ -13,7 +13,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -31,6 +31,8 @@ from restmq import install
 from restmq.acl_file import AclFile
 from restmq.errors import RestMQError, StoreError
 from restmq.listening import Listening
+from restmq.notify import Notifier
+from restmq.passed import adopt
 from restmq.redis.embedded import EmbeddedStore
 from restmq.redis.server import StoreUnusable
 from restmq.rules.exposure import check_exposure
@@ -101,7 +103,7 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Make ``configuration`` of what was given; print it and end, if that was asked for."""
-        self.configuration = _absolute(load(self._given, os.environ, _read_text))
+        self.configuration = configuration(self._given)
         if self._print:
             print(self.configuration.describe(), end="")
             raise SystemExit(0)
@@ -128,6 +130,11 @@ def _add_handler(name: str, option: Option, about: str) -> None:
 
 
 _add_handlers()
+
+
+def configuration(given: Mapping[str, Sequence[str]]) -> Configuration:
+    """What this process was told: by options, its environment and a file. Raises ConfigError."""
+    return _absolute(load(given, os.environ, _read_text))
 
 
 def _read_text(path: str) -> str:
@@ -200,6 +207,7 @@ def _make(
     sheds: bool,
     more: More,
 ) -> Daemon:
+    configuration, passed = adopt(configuration)
     settings = configuration.settings
     access = AclFile(reactor, settings.acl)
     check_exposure(configuration, access.acl.restricts_anything)
@@ -209,7 +217,7 @@ def _make(
 
     broker = Broker(reactor, settings)
     application = make_application(settings, broker, access, more.routes())
-    listening = Listening(reactor, configuration)
+    listening = Listening(reactor, configuration, passed=passed)
     listening.open(application)
     door = None if more.door is None else more.door(reactor, configuration, access, broker)
     if door is not None:
@@ -256,6 +264,7 @@ class Daemon(service.MultiService):
         self._store = store
         self._address = address
         access.setServiceParent(self)  # type: ignore[no-untyped-call]
+        self._notifier = Notifier(reactor, os.environ)
 
     def startService(self) -> None:
         """Start the store and the broker, in the background."""
@@ -267,6 +276,7 @@ class Daemon(service.MultiService):
 
     def _begin(self) -> None:
         _end_on_signals(self._reactor)
+        self._notifier.startService()
         defer.ensureDeferred(self._start()).addErrback(self._failed)
 
     async def _start(self) -> None:
@@ -294,9 +304,13 @@ class Daemon(service.MultiService):
                         address=address,
                         error=error,
                     )
+                    self._notifier.ready(
+                        "the store does not answer: requests get 503 until it does"
+                    )
                 await task.deferLater(self._reactor, 0.05)
             else:
                 self.log.info("the broker is ready, its store {address}", address=address)
+                self._notifier.ready(f"the broker is ready, its store {address}")
                 return
 
     def _failed(self, failure: Any) -> None:
@@ -314,6 +328,7 @@ class Daemon(service.MultiService):
         return defer.ensureDeferred(self._stop())
 
     async def _stop(self) -> None:
+        self._notifier.stopping()
         await defer.maybeDeferred(super().stopService)
         try:
             await self._listening.close()
@@ -324,6 +339,7 @@ class Daemon(service.MultiService):
         finally:
             if self._store is not None:
                 await self._store.stopService()
+            self._notifier.stopService()
 
     async def _within(self, seconds: float, ending: Deferred[None], what: str) -> None:
         try:

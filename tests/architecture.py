@@ -21,7 +21,7 @@ LAYERS = (
     ("restmq.web", "restmq.syslog"),
     (
         *("restmq.tap", "restmq.collectd", "restmq.syslogd", "restmq.cli", "restmq.__main__"),
-        *("restmq.legacy", "restmq.command_line"),
+        *("restmq.engine", "restmq.legacy", "restmq.command_line"),
     ),
 )
 """From the bottom to the top. A module imports its own layer and those below it."""
