@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import select
 import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NoReturn
 
-from twisted.internet import defer
+from twisted.internet import defer, tcp
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
@@ -56,7 +57,12 @@ class Listening:
                 self.log.info("this machine has no IPv6: not listening on ::1")
 
     def close(self) -> defer.Deferred[None]:
-        """Stop listening everywhere; connections that are open stay so."""
+        """Stop listening everywhere; connections that are open stay so.
+
+        Those that wait to be accepted are accepted first: the kernel would reset them.
+        """
+        for port in self.ports:
+            accept_waiting(port)
         closing = [defer.maybeDeferred(port.stopListening) for port in self.ports]
         self.ports = []
         return defer.DeferredList(closing, consumeErrors=True).addCallback(lambda _: None)
@@ -134,6 +140,18 @@ class Listening:
     def _error(self, place: str, reason: str) -> ConfigError:
         text = f"listen {place} ({self._sources['listen']}): {reason}"
         return ConfigError(" ".join(text.split()))
+
+
+def accept_waiting(port: IListeningPort) -> None:
+    """Accept what the kernel has ready for this port; at most as many as may wait."""
+    if not isinstance(port, tcp.Port):
+        return
+    ready = select.poll()
+    ready.register(port.socket, select.POLLIN)
+    for _ in range(BACKLOG):
+        if not ready.poll(0):
+            return
+        port.doRead()  # type: ignore[no-untyped-call]
 
 
 class _NoSuchAddress(ConfigError):

@@ -67,6 +67,7 @@ class Settings:
     max_headers: int = 100
     max_connections: int = 10000
     max_websocket_message: int = 1048576
+    stop_timeout: float = 10.0
 
     @property
     def embedded(self) -> bool:
@@ -279,6 +280,7 @@ OPTIONS: tuple[Option, ...] = (
     _option("max-headers", _whole(1, 100000), "most headers in a request"),
     _option("max-connections", _whole(1, 10000000), "most clients connected at once"),
     _option("max-websocket-message", _size(64, _GIB // 2), "longest message by WebSocket"),
+    _option("stop-timeout", _seconds, "seconds in which requests and streams end at a stop"),
 )
 
 BY_NAME = {option.name: option for option in OPTIONS}

@@ -3,7 +3,8 @@
 The order at the start: settings, access rules, ports, data folder, before the reactor runs; each can
 refuse with one line on standard error and exit code 1. Then the store, then the broker. Whoever
 connects before they answer gets 503, so an operator sees a taken port before a Valkey was started
-for nothing. The order at the end: ports, requests under way, broker, store.
+for nothing. The order at the end: ports, requests under way and streams, broker, store; all but
+the store within ``--stop-timeout``. A second signal ends at once.
 """
 
 from __future__ import annotations
@@ -33,19 +34,13 @@ from restmq.listening import Listening
 from restmq.redis.embedded import EmbeddedStore
 from restmq.redis.server import StoreUnusable
 from restmq.rules.exposure import check_exposure
-from restmq.settings import FILES, OPTIONS, ConfigError, Configuration, Option, load
+from restmq.serving import Serving, ThisProcess
+from restmq.settings import FILES, OPTIONS, ConfigError, Configuration, Option, Settings, load
 from restmq.store_address import StoreAddress
 
 if TYPE_CHECKING:
     from twisted.internet.posixbase import PosixReactorBase
 
-    from restmq.core.broker import Broker
-    from restmq.web.dispatcher import Dispatcher
-
-DRAIN_SECONDS = 1.0
-"""How long requests under way may take when the daemon ends; streams are cut then."""
-BROKER_SECONDS = 5.0
-"""How long the broker may take to hand back what it has in hand."""
 PATIENCE_SECONDS = 2.0
 """A store that does not answer for so long after the start is worth a line in the log."""
 
@@ -187,10 +182,9 @@ def _make(reactor: PosixReactorBase, configuration: Configuration, sheds: bool) 
         reactor,
         access=access,
         listening=listening,
-        application=application,
-        broker=broker,
+        serving=ThisProcess(reactor, application, broker),
         store=store,
-        address=settings.store_address,
+        settings=settings,
     )
 
 
@@ -205,19 +199,18 @@ class Daemon(service.MultiService):
         *,
         access: AclFile,
         listening: Listening,
-        application: Dispatcher,
-        broker: Broker,
+        serving: Serving,
         store: EmbeddedStore | None,
-        address: StoreAddress | None,
+        settings: Settings,
     ) -> None:
-        """``address`` is the store somebody named; without one there is an embedded ``store``."""
+        """``store`` is the embedded one; without it the settings name another."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._reactor = reactor
         self._listening = listening
-        self._application = application
-        self._broker = broker
+        self._serving = serving
         self._store = store
-        self._address = address
+        self._address = settings.store_address
+        self._stop_seconds = settings.stop_timeout
         access.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     def startService(self) -> None:
@@ -227,7 +220,8 @@ class Daemon(service.MultiService):
         self._reactor.callWhenRunning(self._begin)
 
     def _begin(self) -> None:
-        _end_on_signals(self._reactor)
+        _end_on_signals(self._reactor, self._serving.kill)
+        self._serving.launch()
         defer.ensureDeferred(self._start()).addErrback(self._failed)
 
     async def _start(self) -> None:
@@ -236,7 +230,7 @@ class Daemon(service.MultiService):
             address = StoreAddress(path=await self._store.start())
         if not self.running or address is None:
             return
-        self._broker.start(address)
+        self._serving.start(address)
         await self._wait_for(address)
 
     async def _wait_for(self, address: StoreAddress) -> None:
@@ -244,7 +238,7 @@ class Daemon(service.MultiService):
         begin, told = self._reactor.seconds(), False
         while self.running:
             try:
-                await self._broker.ping()
+                await self._serving.ping()
             except StoreError as error:
                 if not told and self._reactor.seconds() - begin > PATIENCE_SECONDS:
                     told = True
@@ -278,28 +272,36 @@ class Daemon(service.MultiService):
         await defer.maybeDeferred(super().stopService)
         try:
             await self._listening.close()
-            await self._within(DRAIN_SECONDS, self._application.drain(), "requests under way")
-            await self._within(BROKER_SECONDS, defer.ensureDeferred(self._broker.stop()), "broker")
+            await self._serving.stop(self._stop_seconds)
         finally:
             if self._store is not None:
                 await self._store.stopService()
 
-    async def _within(self, seconds: float, ending: defer.Deferred[None], what: str) -> None:
-        try:
-            await ending.addTimeout(seconds, self._reactor)
-        except defer.TimeoutError:
-            self.log.info("{what}: cut after {time} s", what=what, time=seconds)
 
+def _end_on_signals(reactor: PosixReactorBase, kill: Callable[[], None]) -> None:
+    """Let SIGTERM and SIGINT end the daemon with exit code 0; twistd would die of the signal.
 
-def _end_on_signals(reactor: PosixReactorBase) -> None:
-    """Let SIGTERM and SIGINT end the daemon with exit code 0; twistd would die of the signal."""
+    The second one calls ``kill`` and then has its usual effect: this process dies of it, and the
+    supervisor of an embedded store ends that.
+    """
+    numbers = (signal.SIGTERM, signal.SIGINT)
 
     def end() -> None:
-        with contextlib.suppress(ReactorNotRunning):  # a second signal, while we end
+        with contextlib.suppress(ReactorNotRunning):  # it ends for another reason
             reactor.stop()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: reactor.callFromThread(end))
+    def first(*_: object) -> None:
+        for number in numbers:
+            signal.signal(number, second)
+        reactor.callFromThread(end)
+
+    def second(number: int, _: object) -> None:
+        kill()
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    for number in numbers:
+        signal.signal(number, first)
 
 
 def _exit_with_one() -> None:

@@ -19,6 +19,7 @@ LAYERS = (
     ("restmq.redis", "restmq.acl_file"),
     ("restmq.core",),
     ("restmq.web",),
+    ("restmq.serving",),
     ("restmq.tap", "restmq.cli", "restmq.__main__"),
 )
 """From the bottom to the top. A module imports its own layer and those below it."""

@@ -268,10 +268,14 @@ class Daemon:
         except subprocess.TimeoutExpired:
             pytest.fail(f"restmqd did not end within {seconds:g} s; its log:\n{self.log}")
 
-    def stop(self) -> int:
-        """Ask it to end, as an operator does, and wait for that; its exit code."""
+    def terminate(self) -> None:
+        """Ask it to end, and return at once."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
+
+    def stop(self) -> int:
+        """Ask it to end, as an operator does, and wait for that; its exit code."""
+        self.terminate()
         code = self.wait()
         self._process = None
         return code

@@ -479,6 +479,7 @@ def test_print_config_shows_each_value_and_where_it_came_from() -> None:
         "max-headers = 100                                # default",
         "max-connections = 10000                          # default",
         "max-websocket-message = 1048576                  # default",
+        "stop-timeout = 10.0                              # default",
     ]
 
 

@@ -51,6 +51,7 @@ class Comet(Endpoint):
         consumer = StreamConsumer(self.broker, queue, exchange, encode)
         self.broker.attach(queue, consumer)
         exchange.gone.addCallback(consumer.left)
+        exchange.on_closing = consumer.closing
 
 
 def bound_kernel_buffer(transport: Any) -> None:
@@ -78,14 +79,14 @@ class Way(Protocol):
 class StreamConsumer:
     """One client's end of a queue: see ``restmq.core.delivery.Consumer``."""
 
-    __slots__ = ("_backlog", "_broker", "_clogged", "_encode", "_exchange", "_queue")
+    __slots__ = ("_backlog", "_broker", "_clogged", "_closing", "_encode", "_exchange", "_queue")
 
     def __init__(self, broker: Any, queue: str, exchange: Way, encode: historic.Encoder) -> None:
         self._broker = broker
         self._queue = queue
         self._exchange = exchange
         self._encode = encode
-        self._clogged = False
+        self._clogged = self._closing = False
         self._backlog: Backlog | None = None  # made when first needed: most never are
 
     @property
@@ -111,6 +112,15 @@ class StreamConsumer:
             self._exchange.write(self._backlog.take(self._encode))
         self._exchange.finish()
         self.left()
+
+    def closing(self) -> None:
+        """The daemon ends: complete the response once the kernel has all that is in hand.
+
+        Not before, since dealt messages that are still ours at the end go to somebody else.
+        """
+        begins, self._closing = not self._closing, True
+        if begins and not self._clogged:
+            self.end()
 
     def left(self, _: object = None) -> None:
         """The client is gone, or needs us no more."""
@@ -140,3 +150,5 @@ class StreamConsumer:
                 self._clog()
                 return
         self._broker.drained(self._queue, self)
+        if self._closing:
+            self.end()

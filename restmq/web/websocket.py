@@ -130,6 +130,7 @@ class _Door(WebSocketServerProtocol):
         self._max_message = settings.max_websocket_message
         self._consumer: StreamConsumer | None = None
         self._patience: IDelayedCall | None = None
+        self._farewell = self.CLOSE_STATUS_CODE_NORMAL, b"the queue was deleted"
 
     def connectionMade(self) -> None:
         """The transport is ours: let autobahn read the handshake."""
@@ -140,7 +141,7 @@ class _Door(WebSocketServerProtocol):
 
     def onOpen(self) -> None:
         """The handshake is done: messages may come."""
-        way = _Way(self._outlet, self._queue_deleted)
+        way = _Way(self._outlet, self._say_farewell)
         self._consumer = StreamConsumer(self._broker, self._queue, way, text_frame)
         self._broker.attach(self._queue, self._consumer)
 
@@ -161,8 +162,15 @@ class _Door(WebSocketServerProtocol):
         self.dropConnection(abort=True)
         return False
 
-    def _queue_deleted(self) -> None:
-        self.sendClose(self.CLOSE_STATUS_CODE_NORMAL, "the queue was deleted")
+    def closing(self) -> None:
+        """The daemon ends: close once the kernel has all that is in hand."""
+        self._farewell = self.CLOSE_STATUS_CODE_GOING_AWAY, b"the broker is going away"
+        if self._consumer is not None:
+            self._consumer.closing()
+
+    def _say_farewell(self) -> None:
+        """Begin the close handshake; autobahn's sendClose takes no code but 1000 of the RFC's."""
+        self.sendCloseFrame(*self._farewell)
 
     def sendCloseFrame(self, *args: Any, **kwargs: Any) -> None:
         """Say goodbye: no message may follow (RFC 6455, section 5.5.1)."""
