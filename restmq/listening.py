@@ -13,9 +13,11 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from restmq.handover import Place
 from restmq.hosts import ip_address
 from restmq.settings import LOOPBACK, ConfigError, Configuration, is_endpoint
 
@@ -45,6 +47,8 @@ class Listening:
         self._port = configuration.settings.port
         self._sources = configuration.sources
         self.ports: list[IListeningPort] = []
+        self._names: dict[IListeningPort, str] = {}
+        self._holder: Factory | None = None
 
     def open(self, factory: IProtocolFactory) -> None:
         """Listen everywhere. Raises ConfigError, one line that says what to do."""
@@ -56,12 +60,35 @@ class Listening:
                     raise
                 self.log.info("this machine has no IPv6: not listening on ::1")
 
+    def hold(self) -> None:
+        """Take all places as ``open`` does, but accept nobody: other processes will.
+
+        Raises ConfigError, also for an endpoint whose socket can't be given to another process.
+        """
+        self._holder = Factory()
+        self._holder.noisy = False
+        self.open(self._holder)
+        for port in self.ports:
+            if not isinstance(port, tcp.Port):
+                raise self._error(self._names[port], "--processes can't share such an endpoint")
+            port.stopReading()  # type: ignore[no-untyped-call]
+            port._shouldShutdown = False  # it would end the socket for the others, too
+
+    def handed(self) -> tuple[tuple[Place, ...], list[int]]:
+        """What is held, for another process: places, and their descriptors in the same order."""
+        ports = [port for port in self.ports if isinstance(port, tcp.Port)]
+        places = (
+            Place(self._names[port], port.addressFamily, port.factory is not self._holder)
+            for port in ports
+        )
+        return tuple(places), [port.socket.fileno() for port in ports]
+
     def close(self) -> defer.Deferred[None]:
         """Stop listening everywhere; connections that are open stay so.
 
         Those that wait to be accepted are accepted first: the kernel would reset them.
         """
-        for port in self.ports:
+        for port in self.ports if self._holder is None else ():
             accept_waiting(port)
         closing = [defer.maybeDeferred(port.stopListening) for port in self.ports]
         self.ports = []
@@ -115,6 +142,7 @@ class Listening:
             self._refuse(place, outcome[0].value)
         else:
             self.ports.append(outcome[0])
+            self._names[outcome[0]] = place
 
     def _refuse(self, place: str, problem: BaseException | None) -> NoReturn:
         if isinstance(problem, CannotListenError):

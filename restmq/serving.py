@@ -38,6 +38,16 @@ class Serving(Protocol):
         """The process ends now, without another turn of the reactor."""
 
 
+class OwnStore(Protocol):
+    """The embedded store: ``EmbeddedStore``, or what another process knows of it."""
+
+    def start(self) -> defer.Deferred[str]:
+        """The path of its socket, when it answers."""
+
+    def stopService(self) -> defer.Deferred[None]:
+        """End it."""
+
+
 class ThisProcess:
     """The application and the broker of this process."""
 

@@ -68,6 +68,7 @@ class Settings:
     max_connections: int = 10000
     max_websocket_message: int = 1048576
     stop_timeout: float = 10.0
+    processes: int = 1
 
     @property
     def embedded(self) -> bool:
@@ -281,6 +282,7 @@ OPTIONS: tuple[Option, ...] = (
     _option("max-connections", _whole(1, 10000000), "most clients connected at once"),
     _option("max-websocket-message", _size(64, _GIB // 2), "longest message by WebSocket"),
     _option("stop-timeout", _seconds, "seconds in which requests and streams end at a stop"),
+    _option("processes", _whole(1, 256), "processes that serve, on the same ports and store"),
 )
 
 BY_NAME = {option.name: option for option in OPTIONS}

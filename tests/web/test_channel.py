@@ -26,7 +26,7 @@ from restmq.settings import Settings
 from restmq.web.channel import MAX_UNREAD_BYTES, Channel, chunk
 from restmq.web.dispatcher import Dispatcher, Rule
 from restmq.web.endpoint import Endpoint, Reply, endpoint
-from tests.support import wait_until
+from tests.support import make_certificate, wait_until
 from tests.web.toy import ROUTES, Client, Stream, Toy, ToyServer, get, post
 
 BIG = bytes(range(256)) * 40960  # 10 MiB
@@ -736,31 +736,7 @@ def test_a_unix_socket(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A key and a certificate that nobody trusts."""
-    import datetime
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    folder = tmp_path_factory.mktemp("tls")
-    (folder / "key").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    (folder / "cert").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    return str(folder / "key"), str(folder / "cert")
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 def test_tls_is_not_passed_by(certificate: tuple[str, str]) -> None:
