@@ -137,7 +137,18 @@ class _ToldStore:
 
 
 class OneOfMany(Daemon):
-    """A daemon that tells its parent, not the operator, how it gets on with the store."""
+    """A daemon that tells its parent, not the operator, how it gets on with the store.
+
+    It accepts nobody before the store answers, since the others would not have to answer 503; but
+    waits no longer than PATIENCE_SECONDS, as it may be the only one.
+    """
+
+    _listening: Inherited
+
+    def startService(self) -> None:
+        """Begin, in the background."""
+        super().startService()
+        self._reactor.callLater(PATIENCE_SECONDS, self._listening.accept)
 
     async def _wait_for(self, address: StoreAddress) -> None:
         begin, told = self._reactor.seconds(), ""
@@ -150,6 +161,7 @@ class OneOfMany(Daemon):
                     tell(Away(told))
                 await task.deferLater(self._reactor, 0.05)
             else:
+                self._listening.accept()
                 tell(Ready())
                 return
 

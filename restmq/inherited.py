@@ -36,13 +36,20 @@ class Inherited(Listening):
         self._inherited = places
 
     def open(self, factory: IProtocolFactory) -> None:
-        """Accept on all of them. Raises ConfigError when TLS can't be set up."""
+        """Take all of them, and accept nobody before ``accept``: others do meanwhile. Raises ConfigError when TLS can't be set up."""
         for descriptor, place in enumerate(self._inherited, FIRST_DESCRIPTOR):
             self._taker.descriptor, self._taker.family = descriptor, place.family
             if place.wrapped:
                 self._listen(place.name, self._endpoint(place.name), factory)
             else:
                 self.ports.append(self._taker.listen(factory))
+        for port in self.ports:
+            port.stopReading()  # type: ignore[attr-defined]
+
+    def accept(self) -> None:
+        """Accept from now on; again does no harm."""
+        for port in self.ports:
+            port.startReading()  # type: ignore[attr-defined]
 
     def log_where(self) -> None:
         """The parent has said it."""
@@ -97,7 +104,7 @@ class _UnixPort(unix.Port):
     """A UNIX socket whose path is the parent's: Twisted's would change its mode, and remove it."""
 
     def startListening(self) -> None:  # noqa: N802 - Twisted's name
-        """Accept from now on."""
+        """Accept what comes."""
         taken: Any = self._preexistingSocket
         self._preexistingSocket = None
         assert self.factory is not None

@@ -78,7 +78,7 @@ class Processes:
     # -- as the daemon sees them --
 
     def launch(self) -> None:
-        """Start all processes; they answer 503 until they are told of the store."""
+        """Start all processes; they wait a moment for the store, and answer 503 until it is there."""
         self._access.subscribe(lambda _: self._tell_all(Rules(self._access.text)))
         for number in range(1, self._configuration.settings.processes + 1):
             self._spawn(number)
