@@ -89,6 +89,11 @@ class AclFile(Service):
         self._loop = LoopingCall(self._look_for_change)
         self._loop.clock = clock
 
+    @property
+    def text(self) -> str:
+        """The text that the rules in force stand in."""
+        return self._text
+
     def subscribe(self, use: Callable[[Acl], object]) -> None:
         """Call ``use`` with the rules in force, at once and whenever there are new ones."""
         self._users.append(use)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import select
 import socket
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from twisted.internet import defer
+from twisted.internet import defer, tcp
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.endpoints import (
     AdoptedStreamServerEndpoint,
@@ -17,9 +18,11 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from restmq.handover import Place
 from restmq.hosts import ip_address
 from restmq.passed import Passed
 from restmq.settings import LOOPBACK, ConfigError, Configuration, is_endpoint
@@ -61,6 +64,8 @@ class Listening:
         self._sources = configuration.sources
         self._port_option = port_option
         self.ports: list[IListeningPort] = []
+        self._names: dict[IListeningPort, str] = {}
+        self._holder: Factory | None = None
 
     def open(self, factory: IProtocolFactory) -> None:
         """Listen everywhere. Raises ConfigError, one line that says what to do."""
@@ -79,17 +84,43 @@ class Listening:
                     raise
                 self.log.info("this machine has no IPv6: not listening on ::1")
 
+    def hold(self) -> None:
+        """Take all places as ``open`` does, but accept nobody: other processes will.
+
+        Raises ConfigError, also for an endpoint whose socket can't be given to another process.
+        """
+        self._holder = Factory()
+        self._holder.noisy = False
+        self.open(self._holder)
+        for port in self.ports:
+            if not isinstance(port, tcp.Port):
+                raise self._error(self._names[port], "--processes can't share such an endpoint")
+            port.stopReading()  # type: ignore[no-untyped-call]
+            port._shouldShutdown = False  # it would end the socket for the others, too
+
+    def handed(self) -> tuple[tuple[Place, ...], list[int]]:
+        """What is held, for another process: places, and their descriptors in the same order."""
+        ports = [port for port in self.ports if isinstance(port, tcp.Port)]
+        places = (
+            Place(self._names[port], port.addressFamily, port.factory is not self._holder)
+            for port in ports
+        )
+        return tuple(places), [port.socket.fileno() for port in ports]
+
     def close(self) -> defer.Deferred[None]:
         """Stop listening everywhere; connections that are open stay so.
 
         On a passed socket only our own reading ends: who connects now waits for the next daemon,
-        and the path of a UNIX socket, which Twisted would remove, stays systemd's.
+        and the path of a UNIX socket, which Twisted would remove, stays systemd's. On the others
+        those that wait to be accepted are accepted first: the kernel would reset them.
         """
         if self._passed:
             for port in self.ports:
                 port.stopReading()  # type: ignore[attr-defined]
             self.ports = []
             return defer.succeed(None)
+        for port in self.ports if self._holder is None else ():
+            accept_waiting(port)
         closing = [defer.maybeDeferred(port.stopListening) for port in self.ports]
         self.ports = []
         return defer.DeferredList(closing, consumeErrors=True).addCallback(lambda _: None)
@@ -142,6 +173,7 @@ class Listening:
             self._refuse(place, outcome[0].value)
         else:
             self.ports.append(outcome[0])
+            self._names[outcome[0]] = place
 
     def _refuse(self, place: str, problem: BaseException | None) -> NoReturn:
         if isinstance(problem, CannotListenError):
@@ -167,6 +199,18 @@ class Listening:
     def _error(self, place: str, reason: str) -> ConfigError:
         text = f"listen {place} ({self._sources['listen']}): {reason}"
         return ConfigError(" ".join(text.split()))
+
+
+def accept_waiting(port: IListeningPort) -> None:
+    """Accept what the kernel has ready for this port; at most as many as may wait."""
+    if not isinstance(port, tcp.Port):
+        return
+    ready = select.poll()
+    ready.register(port.socket, select.POLLIN)
+    for _ in range(BACKLOG):
+        if not ready.poll(0):
+            return
+        port.doRead()  # type: ignore[no-untyped-call]
 
 
 class _NoSuchAddress(ConfigError):

@@ -80,6 +80,8 @@ class Settings:
     syslog_listen: tuple[str, ...] = ()
     syslog_queue: str = "address"
     syslog_fields: bool = False
+    stop_timeout: float = 10.0
+    processes: int = 1
 
     @property
     def embedded(self) -> bool:
@@ -316,6 +318,8 @@ OPTIONS: tuple[Option, ...] = (
         "twistd syslogd: queues are named by the sender's address, or the hostname in its lines",
     ),
     _option("syslog-fields", _flag, "twistd syslogd: tell what RFC 3164 headers say, too"),
+    _option("stop-timeout", _seconds, "seconds in which requests and streams end at a stop"),
+    _option("processes", _whole(1, 256), "processes that serve, on the same ports and store"),
 )
 
 BY_NAME = {option.name: option for option in OPTIONS}

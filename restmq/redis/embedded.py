@@ -228,7 +228,11 @@ def under_supervisor(
 def environment() -> dict[str, str]:
     """What the supervisor needs to find Python's modules and ours; no secret of the daemon's."""
     kept = {name: os.environ[name] for name in ("PATH", "TZ", "LANG") if name in os.environ}
+    found = python_path()
+    return {**kept, "PYTHONPATH": found[0]} if found else kept
+
+
+def python_path() -> list[str]:
+    """The folder that PYTHONPATH must name for another Python to find us; none if it does."""
     home = Path(restmq.__file__).resolve().parent.parent
-    if home.name not in ("site-packages", "dist-packages"):
-        kept["PYTHONPATH"] = str(home)
-    return kept
+    return [] if home.name in ("site-packages", "dist-packages") else [str(home)]

@@ -78,6 +78,22 @@ class Server(Protocol):
         """A connection is gone."""
 
 
+class Successor(Protocol):
+    """A protocol that takes a connection over: one of Twisted's that can be told of the end."""
+
+    def makeConnection(self, transport: interfaces.ITransport) -> None:
+        """Begin."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes of the client."""
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The connection is gone."""
+
+    def closing(self) -> None:
+        """The daemon is about to end: tell the client and close. May be called more than once."""
+
+
 @implementer(interfaces.IHalfCloseableProtocol)
 class Channel(TwistedProtocol):
     """One connection: reads requests, has them answered in order, and ends in time.
@@ -108,8 +124,9 @@ class Channel(TwistedProtocol):
         self._paused = False
         self._ended = False  # the client sends nothing more
         self._lingering = False
+        self._closing = False  # the daemon is about to end
         self._drained = 0
-        self._successor: TwistedProtocol | None = None
+        self._successor: Successor | None = None
 
     def connectionMade(self) -> None:
         """Learn who is there."""
@@ -284,6 +301,8 @@ class Channel(TwistedProtocol):
         self._ready = False
         self.idle_ticks = 0
         exchange = self._exchange = Exchange(self, head)
+        if self._closing:
+            exchange.keep_alive = False
         self.factory(Request(head, body, exchange))
 
     def _hold(self, count: int) -> None:
@@ -356,7 +375,7 @@ class Channel(TwistedProtocol):
         self.idle_ticks = 0
         self._pump()
 
-    def hand_over(self, protocol: TwistedProtocol) -> None:
+    def hand_over(self, protocol: Successor) -> None:
         """Called by the exchange: everything from here on is for another protocol."""
         assert self.transport is not None
         self._exchange = None
@@ -367,7 +386,7 @@ class Channel(TwistedProtocol):
             self._paused = False
             self._producer().resumeProducing()
         self.dataReceived = protocol.dataReceived  # type: ignore[method-assign]
-        protocol.makeConnection(self.transport)  # type: ignore[no-untyped-call]
+        protocol.makeConnection(self.transport)
         if data:
             protocol.dataReceived(data)
 
@@ -441,11 +460,29 @@ class Channel(TwistedProtocol):
         self._lose()
 
     def drain(self) -> None:
-        """Close as soon as the request on the way is answered; at once if there is none."""
+        """End soon: answer the request on the way, or one that has begun to come; end a stream.
+
+        May be called again.
+        """
+        self._closing = True
         if self._exchange is not None:
-            self._exchange.keep_alive = False
-        elif self._successor is None and not self._lingering:
+            self._exchange.closing()
+        elif self._successor is not None:
+            self._successor.closing()
+        elif not (self._lingering or self._buffer or self._body is not None):
             self._close()
+
+    def cut(self) -> None:
+        """Send nothing more of what the kernel has not got yet.
+
+        What it has still reaches the client when the process ends; closing the connection before
+        all is sent would take that back (Twisted resets it).
+        """
+        transport: Any = self.transport
+        if isinstance(transport, tcp.Server):
+            transport.stopWriting()  # type: ignore[no-untyped-call]
+        else:
+            self.abort()
 
     def _lose(self) -> None:
         if self.transport is not None:

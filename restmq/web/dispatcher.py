@@ -183,6 +183,8 @@ class Dispatcher(cyclone.web.Application):
         """A connection is gone."""
         self.channels.discard(channel)
         if not self.channels:
+            if not self.numPorts:
+                self._stop_ticking()
             drained, self._drained = self._drained, []
             for each in drained:
                 each.callback(None)
@@ -196,29 +198,48 @@ class Dispatcher(cyclone.web.Application):
         self._ticker.start(tick, now=False)
 
     def stopFactory(self) -> None:
-        """No port listens any more."""
+        """No port listens any more; time goes on for the connections that are left."""
+        if not self.channels:
+            self._stop_ticking()
+
+    def _stop_ticking(self) -> None:
         if self._ticker is not None and self._ticker.running:
             self._ticker.stop()
 
     def drain(self) -> Deferred[None]:
-        """Close idle connections now, and the others once their request is answered.
+        """Close idle connections, and the others once their request is answered; end all streams.
 
-        Call it when no port listens any more. Fires when no connection is left; streams end
-        when their handlers end them, so give it a time limit.
+        Call it when no port listens any more. What the kernel has received until now is read
+        first. Fires when no connection is left; a client can hold that up, so give it a time limit.
         """
         done: Deferred[None] = Deferred()
         if not self.channels:
             done.callback(None)
             return done
         self._drained.append(done)
-        for channel in tuple(self.channels):
-            channel.drain()
+        self._drain_all()
         return done
 
+    def _drain_all(self) -> None:
+        """Each in a call of its own: a bug in one handler must not keep the others from it."""
+        for channel in self.channels:
+            self._clock.callLater(0, self._drain, channel)
+
+    def _drain(self, channel: Channel) -> None:
+        if channel in self.channels:
+            channel.drain()
+
+    def cut(self) -> None:
+        """Send nothing more to anybody: the process is about to end."""
+        for channel in tuple(self.channels):
+            channel.cut()
+
     def tick(self, limit: int) -> None:
-        """Let every connection know that time passes."""
+        """Let every connection know that time passes, and that the end is near if it is."""
         for channel in tuple(self.channels):
             channel.tick(limit)
+        if self._drained:  # a stream may have begun since
+            self._drain_all()
 
 
 def _found(spec: cyclone.web.URLSpec, match: re.Match[str]) -> Found:

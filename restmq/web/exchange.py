@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from twisted.internet.interfaces import ITransport
-    from twisted.internet.protocol import Protocol
 
-    from restmq.web.channel import Channel
+    from restmq.web.channel import Channel, Successor
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
@@ -154,7 +153,8 @@ class Exchange:
 
     ``open`` is True until then; ``streaming`` from ``start_stream`` on; ``chunked`` says
     whether what a stream sends must be framed by ``chunk``. ``keep_alive`` may be set to
-    False before the response begins.
+    False before the response begins. ``on_closing`` is called, maybe more than once, when the
+    daemon is about to end, and shall ``finish`` the stream; a stream that sets none is finished.
     """
 
     # Class attributes are the defaults: an exchange that streams nothing sets four of its own.
@@ -162,6 +162,8 @@ class Exchange:
     no_keep_alive = False
     streaming = False
     chunked = False
+    on_closing: Callable[[], None] | None = None
+    _endless = False
     _gone: Deferred[None] | None = None
     _prefix = b""
 
@@ -241,7 +243,7 @@ class Exchange:
         channel = self._channel
         if channel is None:
             return
-        self.streaming = True
+        self.streaming = self._endless = True
         self.chunked = self.head.http_1_1
         if self.chunked:
             headers = (("Transfer-Encoding", "chunked"), *headers)
@@ -309,12 +311,18 @@ class Exchange:
         self._channel = None
         channel.finished(self, done)
 
+    def closing(self) -> None:
+        """The daemon is about to end: this response is the connection's last, a stream ends now."""
+        self.keep_alive = False
+        if self._endless and self._channel is not None:
+            (self.on_closing or self.finish)()
+
     def abort(self) -> None:
         """Cut the connection: the response cannot be completed. ``gone`` fires."""
         if self._channel is not None:
             self._channel.abort()
 
-    def take_over(self, protocol: Protocol) -> None:
+    def take_over(self, protocol: Successor) -> None:
         """Hand the connection to another protocol, which speaks from here on (WebSocket).
 
         ``protocol`` is connected to the transport, given all bytes that came after the

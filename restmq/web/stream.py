@@ -29,6 +29,11 @@ from restmq.web.wires import Encoder, Gap, SseOfMany, Wire
 
 log = Logger()
 
+DELETED: Final = "the queue was deleted"
+SHUT_DOWN: Final = "the broker is going away"
+TOO_SLOW: Final = "slow consumer"
+"""Why the server ends a stream."""
+
 RETURN_SECONDS: Final = 20.0
 """After so long no message comes back from a daemon that died (its lease is 15 s)."""
 
@@ -88,14 +93,25 @@ def bound_kernel_buffer(transport: Any) -> None:
 class Stream:
     """All that goes to one client, from ``open`` to ``left`` or ``close``."""
 
-    __slots__ = ("_clock", "_closed", "_pulse", "choices", "consumers", "on_end", "way", "wire")
+    __slots__ = (
+        "_clock",
+        "_closed",
+        "_pulse",
+        "choices",
+        "consumers",
+        "ending",
+        "reason",
+        "way",
+        "wire",
+    )
 
     def __init__(self, clock: IReactorTime, way: Way, wire: Wire, choices: Choices) -> None:
         self.way = way
         self.wire = wire
         self.choices = choices
         self.consumers: list[StreamConsumer] = []
-        self.on_end: Callable[[], None] = lambda: None
+        self.reason = DELETED
+        self.ending = False
         self._clock = clock
         self._closed = False
         self._pulse: Any = None
@@ -127,8 +143,18 @@ class Stream:
     def close(self, reason: str) -> None:
         """End the stream from our side."""
         if not self._closed:
+            self.reason = reason
             self.way.write(self.wire.closing(reason))
             self._finish()
+
+    def shut_down(self) -> None:
+        """The daemon ends: close once the kernel has all that is in hand. May be called again.
+
+        Not before, since dealt messages that are still ours at the end go to somebody else.
+        """
+        self.ending = True
+        if not any(consumer.clogged for consumer in self.consumers):
+            self.close(SHUT_DOWN)
 
     def ended(self, consumer: StreamConsumer) -> None:
         """A queue was deleted: with the last of them the stream ends."""
@@ -139,7 +165,6 @@ class Stream:
     def _finish(self) -> None:
         self.left()
         self.way.finish()
-        self.on_end()
 
     def left(self, _: object = None) -> None:
         """The client is gone, or needs us no more."""
@@ -337,7 +362,7 @@ class StreamConsumer:
     def _wait(self, batch: Batch) -> None:
         buffer = self._make_buffer()
         if not buffer.add(batch):
-            self._stream.close("slow consumer")
+            self._stream.close(TOO_SLOW)
         elif buffer.missed != self._told:
             self._broker.count_missed(self._queue, buffer.missed - self._told)
             self._told = buffer.missed
@@ -360,6 +385,8 @@ class StreamConsumer:
                 self._clog()
                 return
         self._broker.drained(self._queue, self)
+        if self._stream.ending:
+            self._stream.shut_down()
 
     # ---- coming back
 

@@ -73,5 +73,6 @@ def begin(
     bound_kernel_buffer(exchange.transport)
     stream = Stream(broker.clock, exchange, wire, choices)
     exchange.gone.addCallback(stream.left)
+    exchange.on_closing = stream.shut_down
     stream.open(broker, queues)
     return stream

@@ -21,7 +21,15 @@ from restmq.web import deflate, handshake, historic, streams
 from restmq.web.choices import PARAMETERS, read_choices, read_cursors
 from restmq.web.endpoint import Access, Endpoint, Refusal, Reply, endpoint
 from restmq.web.frames import PING, TEXT, frame
-from restmq.web.stream import Choices, Cursor, Stream, bound_kernel_buffer
+from restmq.web.stream import (
+    DELETED,
+    SHUT_DOWN,
+    TOO_SLOW,
+    Choices,
+    Cursor,
+    Stream,
+    bound_kernel_buffer,
+)
 from restmq.web.transmit import Outlet
 from restmq.web.wires import Encoder, Wire
 
@@ -38,6 +46,9 @@ MIN_ECHO_BACKLOG: Final = 1048576
 
 One echo is always allowed, so with longer messages it is their length.
 """
+
+CLOSE_CODES: Final = {DELETED: 1000, SHUT_DOWN: 1001, TOO_SLOW: 4008}
+"""Why we close, by RFC 6455, section 7.4; 4008 is our own: the client asked to be cut off."""
 
 CLOSING_SECONDS: Final = 5
 """How long a client may take for its part of the close handshake, and to read what was sent."""
@@ -216,7 +227,7 @@ class _Door(WebSocketServerProtocol):
         if self._agreed is not None:
             bits = self._agreed.bits
             self._perMessageCompress = deflate.Codec(bits)  # type: ignore[assignment]
-        way = Way(self._outlet, self._queue_deleted)
+        way = Way(self._outlet, self._say_farewell)
         plan = self._plan
         wire = historic_frames(plan.talks, bits)
         self._stream = Stream(self._broker.clock, way, wire, plan.choices)
@@ -240,8 +251,15 @@ class _Door(WebSocketServerProtocol):
         self.dropConnection(abort=True)
         return False
 
-    def _queue_deleted(self) -> None:
-        self.sendClose(self.CLOSE_STATUS_CODE_NORMAL, "the queue was deleted")
+    def closing(self) -> None:
+        """The daemon ends: close once the kernel has all that is in hand."""
+        if self._stream is not None:
+            self._stream.shut_down()
+
+    def _say_farewell(self) -> None:
+        """Begin the close handshake; autobahn's sendClose takes no code but 1000 of the RFC's."""
+        reason = DELETED if self._stream is None else self._stream.reason
+        self.sendCloseFrame(CLOSE_CODES[reason], reason.encode("ascii"))
 
     def sendCloseFrame(self, *args: Any, **kwargs: Any) -> None:
         """Say goodbye: no message may follow (RFC 6455, section 5.5.1)."""

@@ -17,7 +17,7 @@ from twisted.internet.address import IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
 from twisted.internet.ssl import DefaultOpenSSLContextFactory
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
@@ -26,7 +26,7 @@ from restmq.settings import Settings
 from restmq.web.channel import MAX_UNREAD_BYTES, Channel, chunk
 from restmq.web.dispatcher import Dispatcher, Rule
 from restmq.web.endpoint import Endpoint, Reply, endpoint
-from tests.support import wait_until
+from tests.support import make_certificate, wait_until
 from tests.web.toy import ROUTES, Client, Stream, Toy, ToyServer, get, post
 
 BIG = bytes(range(256)) * 40960  # 10 MiB
@@ -99,6 +99,11 @@ class Shouter(Protocol):
 
     def connectionLost(self, reason: Any = None) -> None:
         self.left.append("shouter")
+
+    def closing(self) -> None:
+        assert self.transport is not None
+        self.transport.write(b"BYE")
+        self.transport.loseConnection()
 
 
 class Upgrade(Toy):
@@ -731,31 +736,7 @@ def test_a_unix_socket(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A key and a certificate that nobody trusts."""
-    import datetime
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    folder = tmp_path_factory.mktemp("tls")
-    (folder / "key").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    (folder / "cert").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    return str(folder / "key"), str(folder / "cert")
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 def test_tls_is_not_passed_by(certificate: tuple[str, str]) -> None:
@@ -810,6 +791,86 @@ def test_drain_closes_the_idle_and_answers_the_busy(server: ToyServer) -> None:
     wait_until(lambda: done == [None], "the end")
     server.call(drain)
     assert done == [None, None]
+
+
+def begin_to_drain(server: ToyServer) -> Deferred[None]:
+    """What `drain` returns, once it has been called and every connection been told."""
+    begun: list[Deferred[None]] = []
+    server.call(lambda: begun.append(server.application.drain()))
+    server.call(lambda: deferLater(server.reactor, 0, lambda: None))
+    return begun[0]
+
+
+def test_drain_ends_a_stream_with_its_last_chunk(server: ToyServer) -> None:
+    with server.connect() as chunked, server.connect() as plain:
+        chunked.send(get("/c/a"))
+        plain.send(get("/c/b").replace(b"HTTP/1.1", b"HTTP/1.0"))
+        wait_until(lambda: len(server.broker.streams) == 2, "two streams")
+        begin_to_drain(server)
+        assert chunked.rest().endswith(b"\r\n\r\n0\r\n\r\n")
+        assert plain.rest().endswith(b"\r\n\r\n")
+    assert server.broker.left == []
+
+
+def test_drain_lets_a_stream_choose_its_end(server: ToyServer) -> None:
+    with server.connect() as client:
+        client.send(get("/c/a"))
+        wait_until(lambda: server.broker.streams, "the stream")
+        exchange = server.broker.streams[0]
+
+        def say_goodbye() -> None:
+            exchange.send(chunk(b"bye"))
+            exchange.finish()
+
+        exchange.on_closing = say_goodbye
+        begin_to_drain(server)
+        assert client.rest().endswith(b"\r\n\r\n3\r\nbye\r\n0\r\n\r\n")
+
+
+def test_drain_tells_who_took_a_connection_over(server: ToyServer) -> None:
+    with server.connect() as client:
+        client.send(get("/upgrade"))
+        assert client.read(36) == b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
+        begin_to_drain(server)
+        assert client.rest() == b"BYE"
+
+
+def test_drain_waits_for_a_request_that_has_begun_to_come(server: ToyServer) -> None:
+    with server.connect() as client:
+        whole = post("/q/x", b"value=1")
+        client.send(whole[:-1])
+        wait_until(lambda: any(c._body for c in server.application.channels), "half a body")
+        begin_to_drain(server)
+        client.send(whole[-1:])
+        status, headers, body = client.response()
+        assert (status, headers["connection"], body) == (200, "close", b"x=1\r\n")
+        assert client.rest() == b""
+
+
+def test_a_stream_that_begins_while_all_else_ends_is_ended_too() -> None:
+    """A second later: nobody knows when a handler will begin to stream."""
+    with ToyServer() as server, server.connect() as client:
+        client.send(get("/c/a")[:-2])
+        wait_until(lambda: any(c._buffer for c in server.application.channels), "half a head")
+        begin_to_drain(server)
+        client.send(b"\r\n")
+        assert client.rest().endswith(b"0\r\n\r\n")
+
+
+def test_after_a_cut_a_client_gets_what_the_kernel_had_and_no_more() -> None:
+    with ToyServer(EXTRA) as server, server.connect() as client:
+        client.send(get("/large"))
+        wait_until(lambda: any(c._clogged for c in server.application.channels), "a full kernel")
+        server.call(server.application.cut)
+        (channel,) = server.application.channels
+        held = channel.outlet.backlog()
+        assert 0 < held < len(BIG)
+        client.read_until(b"\r\n\r\n")
+        client.read(len(BIG) - held)
+        client.socket.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            client.socket.recv(1)
+        assert channel.outlet.backlog() == held
 
 
 def test_nobody_keeps_a_closed_connection(server: ToyServer) -> None:

@@ -154,3 +154,15 @@ def test_the_access_file_asks_for_name_and_password(daemon, tmp_path: Path, ws):
     assert ws("/ws/x", "Cookie: auth=wsu:pw4", port=port).status == 101
     assert ws("/ws/x", 'Cookie: auth="wsu:pw4"', port=port).status == 101
     assert ws("/ws/x", f"Authorization: Basic {basic}", port=port).status == 101
+
+
+def test_at_the_end_of_the_daemon_every_socket_is_told(daemon, ws):
+    """1001, going away: a browser may come back at once."""
+    made = daemon()
+    made.wait_for("/readyz")
+    sockets = [ws("/ws/x", port=made.port) for _ in range(3)]
+    made.terminate()
+    for each in sockets:
+        assert each.close_code() == 1001
+        each.send(b"\x03\xe9", CLOSE)
+    assert made.wait() == 0
