@@ -87,10 +87,15 @@ class Operation(NamedTuple):
     jsonp: bool
     page: bool
     pops: bool
+    handshake: bool
 
 
 def endpoint(
-    *access: Access, jsonp: bool = False, page: bool = False, pops: bool = False
+    *access: Access,
+    jsonp: bool = False,
+    page: bool = False,
+    pops: bool = False,
+    handshake: bool = False,
 ) -> Callable[[_Method], _Method]:
     """Make a method of an Endpoint one that can be called from outside.
 
@@ -98,13 +103,14 @@ def endpoint(
     asks ``self.admit(access)`` when it knows which it is. ``jsonp``: a ``callback`` parameter
     makes a script of the reply. ``page``: an HTML page that changes nothing, which links on
     other sites may lead to. ``pops``: takes a message away, so that no page may have it
-    fetched ahead of need, and nobody may store the reply.
+    fetched ahead of need, and nobody may store the reply. ``handshake``: of a WebSocket, which
+    says by itself that it refuses a page of another site (`origin_refusal`).
     """
     if not access:
         raise TypeError("say who may call it: endpoint(Access.NONE) for everybody")
 
     def decorate(method: _Method) -> _Method:
-        operation = Operation(method, access, jsonp, page, pops)
+        operation = Operation(method, access, jsonp, page, pops, handshake)
         method.operation = operation  # type: ignore[attr-defined]
         return method
 
@@ -327,19 +333,31 @@ def check(application: Any, operation: Operation, head: Head, remote_ip: str, sc
 
 def _check(application: Any, operation: Operation, head: Head, remote_ip: str, scheme: str) -> None:
     config = application.config
-    reason = origin.refusal(
-        head.method,
-        head.headers,
-        config.host_names,
-        config.origins,
-        operation.page,
-        operation.pops,
-        scheme=scheme,
-        script=operation.jsonp and config.jsonp and "callback=" in head.query,
+    reason = (
+        None
+        if operation.handshake
+        else origin.refusal(
+            head.method,
+            head.headers,
+            config.host_names,
+            config.origins,
+            operation.page,
+            operation.pops,
+            scheme=scheme,
+            script=operation.jsonp and config.jsonp and "callback=" in head.query,
+        )
     )
     if reason is not None:
         raise Refusal(403, reason)
     _admit(application, operation.access, head, remote_ip)
+
+
+def origin_refusal(application: Any, head: Head, scheme: str) -> str | None:
+    """Why the page that this handshake comes from may not use the broker; None if it may."""
+    config = application.config
+    return origin.refusal(
+        head.method, head.headers, config.host_names, config.origins, False, False, scheme=scheme
+    )
 
 
 def _admit(application: Any, accesses: tuple[Access, ...], head: Head, remote_ip: str) -> None:

@@ -132,9 +132,14 @@ class Stream:
 
     def _beat(self) -> None:
         """A sign of life, unless the client has plenty to read anyway."""
-        if not any(consumer.clogged for consumer in self.consumers):
+        if not self.clogged:
             self.way.write(self.wire.heartbeat)
         self._beat_later()
+
+    @property
+    def clogged(self) -> bool:
+        """The client has not taken all that it was sent."""
+        return any(consumer.clogged for consumer in self.consumers)
 
     def cursor(self) -> str:
         """Where the client is, in all queues in their order."""
@@ -153,7 +158,7 @@ class Stream:
         Not before, since dealt messages that are still ours at the end go to somebody else.
         """
         self.ending = True
-        if not any(consumer.clogged for consumer in self.consumers):
+        if not self.clogged:
             self.close(SHUT_DOWN)
 
     def ended(self, consumer: StreamConsumer) -> None:

@@ -1,0 +1,445 @@
+"""``/v1/ws``: everything over one WebSocket, subprotocol ``restmq.v1.json`` (docs/websocket.md).
+
+A client sends JSON objects ``{"id": 1, "cmd": ...}``; each gets one frame with its ``id`` when it is done:
+``reply`` with the ``result`` that HTTP would give, or ``error``. What the server says by itself has a ``type``, too: ``welcome``, ``message``, ``missed``,
+``gap``, ``closing``. A mistake is an ``error`` frame, never the end of the connection.
+
+A page cannot see the status of a refused handshake, so who may not come in is let in and closed with
+4401 or 4403. Who only lacks a name and a password has AUTH_SECONDS to send ``auth``.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.logger import Logger
+
+from restmq.errors import BadRequest, RestMQError
+from restmq.message import Message, Mode
+from restmq.rules.acl import Decision
+from restmq.web import handshake, streams
+from restmq.web.choices import PARAMETERS, read_choices, read_cursors
+from restmq.web.endpoint import (
+    STATUS,
+    Access,
+    Endpoint,
+    Refusal,
+    Reply,
+    cookie_credentials,
+    credentials,
+    endpoint,
+    origin_refusal,
+)
+from restmq.web.message_json import leased_members, members
+from restmq.web.rest import refuse_larger, ttl_ms
+from restmq.web.socket import PING_FRAME, Connection, Way, text_frame
+from restmq.web.stream import (
+    DELETED,
+    SHUT_DOWN,
+    TOO_SLOW,
+    Choices,
+    Cursor,
+    Stream,
+    bound_kernel_buffer,
+)
+from restmq.web.v1.endpoint import V1Endpoint, code_of, v1_name
+from restmq.web.v1.leases import acknowledge, read_receipts, results
+from restmq.web.v1.queues import stated_type
+from restmq.web.wires import Encoder, Gap, Wire, retry_ms
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall
+    from twisted.python.failure import Failure
+
+
+log = Logger()
+
+SUBPROTOCOL: Final = "restmq.v1.json"
+AUTH_SECONDS: Final = 10.0
+MAX_UNDER_WAY: Final = 1000
+"""Commands that may be under way on one connection; then nothing is read until some are done."""
+MAX_SUBSCRIPTIONS: Final = 100
+
+UNAUTHORIZED: Final = 4401
+FORBIDDEN: Final = 4403
+CLOSE_CODES: Final = {SHUT_DOWN: 1012, TOO_SLOW: 4008}
+"""RFC 6455, section 7.4.1 (1012: service restart, IANA); 4000-4999 are for private use."""
+
+
+class Frames(Wire):
+    """Message objects with a ``type``, a text frame each; the same for all clients of a kind."""
+
+    transport = "websocket"
+
+    def __init__(self, bits: int | None) -> None:
+        self._bits = bits
+        self._encoders: dict[int, Encoder] = {}
+
+    def encoder(self, epoch: int) -> Encoder:
+        """One for each life of the store; only the last few are kept."""
+        encode = self._encoders.get(epoch)
+        if encode is None:
+            if len(self._encoders) >= 1024:
+                self._encoders.clear()
+            encode = self._encoders[epoch] = self._make(epoch)
+        return encode
+
+    def _make(self, epoch: int) -> Encoder:
+        def encode(message: Message) -> bytes:
+            return text_frame(b'{"type":"message",%b}' % members(message, epoch), self._bits)
+
+        return encode
+
+    def leased(self, message: Message, receipt: str, lease_until_ms: int) -> bytes:
+        """The object with its receipt."""
+        text = leased_members(message, receipt, lease_until_ms)
+        return text_frame(b'{"type":"message",%b}' % text, self._bits)
+
+    def say(self, word: str, value: Mapping[str, Any]) -> bytes:
+        """A frame that is no message."""
+        return text_frame(orjson.dumps({"type": word, **value}), self._bits)
+
+    def missed(self, queue: str, count: int) -> bytes:
+        """``missed``."""
+        return self.say("missed", {"queue": queue, "missed": count})
+
+    def gap(self, gap: Gap) -> bytes:
+        """``gap``."""
+        return self.say("gap", gap._asdict())
+
+
+@cache
+def frames(bits: int | None) -> Frames:
+    """The wire for clients of one kind."""
+    return Frames(bits)
+
+
+class Socket(V1Endpoint):
+    """``/v1/ws``."""
+
+    @endpoint(Access.NONE, handshake=True)
+    def get(self) -> Reply | None:
+        """Take the handshake."""
+        head = self.request.head
+        if not handshake.is_upgrade(head.headers):
+            raise Refusal(426, "this is a WebSocket", handshake.UPGRADE_REQUIRED)
+        asked = handshake.read(head)
+        self.query(())
+        bound_kernel_buffer(self.exchange.transport)
+        shown = credentials(head) or cookie_credentials(head)
+        session = Session(self, asked, shown)
+        session.foreign = origin_refusal(self.application, head, self.request.protocol)
+        self.exchange.take_over(session)
+        return None
+
+
+class Session(Connection):
+    """One client, from the handshake to the close."""
+
+    def __init__(
+        self, door: Endpoint, asked: handshake.Handshake, shown: tuple[str, str] | None
+    ) -> None:
+        super().__init__(door.broker, asked, door.settings)
+        self.foreign: str | None = None
+        self._application = door.application
+        self._remote_ip = door.request.remote_ip
+        self._protocols = asked.protocols
+        self._shown = shown
+        self._streams: dict[str, Stream] = {}
+        self._under_way = 0
+        self._timers: list[IDelayedCall] = []
+        self._wire = frames(None)
+
+    # ---- the connection
+
+    def subprotocol(self) -> str | None:
+        """Ours, if the client names it; a client that names none speaks it all the same."""
+        return SUBPROTOCOL if SUBPROTOCOL in self._protocols else None
+
+    def opened(self) -> None:
+        """Greet, or refuse."""
+        self._wire = frames(self.bits)
+        decision = self._decide(Access.WEBSOCKET)
+        if self.foreign is not None:
+            self.say_farewell(FORBIDDEN, self.foreign[:120])
+        elif decision is Decision.DENIED_ADDRESS and self._decide(Access.PRODUCER) is decision:
+            self.say_farewell(UNAUTHORIZED, "your address may not do this")
+        else:
+            if decision is Decision.NEEDS_PASSWORD:
+                self._later(AUTH_SECONDS, self._give_up_on)
+            self._say("welcome", self._welcome(decision is Decision.ALLOW))
+            self._beat_later()
+
+    def _welcome(self, welcome: bool) -> dict[str, Any]:
+        settings = self.settings
+        limits = {
+            "message": settings.max_message_bytes,
+            "frame": settings.max_websocket_message,
+            "commands": MAX_UNDER_WAY,
+            "subscriptions": MAX_SUBSCRIPTIONS,
+        }
+        return {"heartbeat": settings.heartbeat, "limits": limits, "authenticated": welcome}
+
+    def _decide(self, access: Access) -> Decision:
+        decision: Decision = self._application.acl.decide(access, self._remote_ip, self._shown)
+        return decision
+
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        self._timers = [timer for timer in self._timers if timer.active()]
+        self._timers.append(self.broker.clock.callLater(seconds, call))
+
+    def _give_up_on(self) -> None:
+        if self._decide(Access.WEBSOCKET) is not Decision.ALLOW:
+            self.say_farewell(UNAUTHORIZED, "no name and password came in time")
+
+    def _beat_later(self) -> None:
+        self._later(self.settings.heartbeat, self._beat)
+
+    def _beat(self) -> None:
+        if not self.outlet.backlog():
+            self.outlet.send(PING_FRAME)
+        self._beat_later()
+
+    def closing(self) -> None:
+        """The daemon ends: tell the client when to come back, once it has what is in hand."""
+        if self._over or any(s.clogged for s in self._streams.values()):
+            return
+        self._say("closing", {"reason": SHUT_DOWN, "retry": retry_ms() / 1000})
+        self.say_farewell(CLOSE_CODES[SHUT_DOWN], SHUT_DOWN)
+
+    def leave(self) -> None:
+        """End all that goes on here."""
+        for timer in self._timers:
+            if timer.active():
+                timer.cancel()
+        streams_here, self._streams = self._streams, {}
+        for stream in streams_here.values():
+            stream.left()
+
+    def _say(self, word: str, value: Mapping[str, Any]) -> None:
+        if not self._over:
+            self.outlet.send(self._wire.say(word, value))
+
+    # ---- commands
+
+    def heard(self, payload: bytes, is_binary: bool) -> None:
+        """Do what the client says."""
+        try:
+            command = orjson.loads(payload)
+        except orjson.JSONDecodeError as error:
+            self._error(None, 400, "invalid_json", f"the frame is not valid JSON: {error}")
+            return
+        if is_binary or not isinstance(command, dict):
+            self._error(None, 400, "bad_request", "a command is a JSON object in a text frame")
+            return
+        number = command.pop("id", None)
+        if isinstance(number, dict | list):
+            self._error(None, 400, "bad_request", "id is a number or a string")
+            return
+        self._started()
+        done: Deferred[Any] = maybeDeferred(self._perform, command)
+        done.addCallbacks(self._reply, self._failed, (number,), {}, (number,))
+        done.addBoth(self._ended)
+
+    def _perform(self, command: dict[str, Any]) -> Any:
+        word = command.pop("cmd", None)
+        found = COMMANDS.get(word) if isinstance(word, str) else None
+        if found is None:
+            raise BadRequest(f"cmd is one of {', '.join(COMMANDS)}, not {word!r}")
+        function, access, known = found
+        unknown = [name for name in command if name not in known and not name.startswith("_")]
+        if unknown:
+            names = ", ".join(sorted(known)) or "none"
+            raise BadRequest(f"unknown member {unknown[0]!r}; known here: {names}")
+        if self._decide(access) is not Decision.ALLOW:
+            raise Refusal(401, "this needs a name and a password: send auth first")
+        return function(self, command)
+
+    def _reply(self, value: Mapping[str, Any], number: Any) -> None:
+        self._say("reply", {"id": number, "result": value})
+
+    def _failed(self, failure: Failure, number: Any) -> None:
+        error = failure.value
+        if isinstance(error, Refusal):
+            self._error(number, error.status, code_of(error, error.status), error.why)
+            return
+        if isinstance(error, RestMQError):
+            status = next((STATUS[k] for k in type(error).__mro__ if k in STATUS), 500)
+            self._error(number, status, code_of(error, status), str(error))
+            return
+        log.failure("a command on /v1/ws failed", failure)
+        self._error(number, 500, "internal_error", "a fault of ours; the log has the traceback")
+
+    def _error(self, number: Any, status: int, code: str, detail: str) -> None:
+        value = {"id": number, "code": code, "status": status, "detail": detail}
+        self._say("error", value)
+
+    def _started(self) -> None:
+        self._under_way += 1
+        if self._under_way == MAX_UNDER_WAY:
+            self.transport.pauseProducing()  # type: ignore[union-attr]
+
+    def _ended(self, _: object) -> None:
+        self._under_way -= 1
+        if self._under_way == MAX_UNDER_WAY - 1 and not self._over:
+            self.transport.resumeProducing()  # type: ignore[union-attr]
+
+    # ---- what can be done
+
+    def put(self, command: dict[str, Any]) -> Any:
+        """``{"queue", "body", "content_type"?, "encoding"?, "ttl"?}`` -> ``{"queue", "id"}``."""
+        queue = v1_name(_text(command, "queue"))
+        body, content_type = _body(command)
+        refuse_larger(body, self.settings.max_message_bytes)
+        ttl = command.get("ttl")
+        if ttl is not None and (isinstance(ttl, bool) or not isinstance(ttl, int | float | str)):
+            raise BadRequest("ttl is a number of seconds above 0")
+        ms = 0 if ttl is None else ttl_ms(str(ttl))
+        added: Deferred[int] = self.broker.add(queue, body, ms, content_type, Mode.JOBS)
+        return added.addCallback(lambda number: {"queue": queue, "id": number})
+
+    def subscribe(self, command: dict[str, Any]) -> Any:
+        """``{"queue" or "queues", choices...}`` -> ``{"subscribed": [...]}``; messages follow."""
+        queues = _queues(command)
+        texts = {name: _as_text(name, command[name]) for name in PARAMETERS if name in command}
+        choices = read_choices(texts, self.settings, heartbeat=0)
+        cursors = read_cursors(texts.get("cursor"), len(queues))
+        for queue in queues:
+            if queue in self._streams:
+                raise BadRequest(f"there is a subscription of {queue!r} already")
+        if len(self._streams) + len(queues) > MAX_SUBSCRIPTIONS:
+            raise BadRequest(f"a connection has at most {MAX_SUBSCRIPTIONS} subscriptions")
+        checked = streams.check(self.broker, queues, choices)
+        wanted = dict(zip(queues, cursors, strict=True))
+        return checked.addCallback(lambda _: self._subscribe(wanted, choices))
+
+    def _subscribe(
+        self, queues: Mapping[str, Cursor | None], choices: Choices
+    ) -> dict[str, list[str]]:
+        new = [queue for queue in queues if queue not in self._streams and not self._over]
+        for queue in new:
+            way = Way(self.outlet, lambda queue=queue: self._finished(queue))  # type: ignore[misc]
+            stream = self._streams[queue] = Stream(self.broker.clock, way, self._wire, choices)
+            # After the reply: the client learns that it is subscribed before it gets anything.
+            self.broker.clock.callLater(0, self._open, stream, queue, queues[queue])
+        return {"subscribed": new}
+
+    def _open(self, stream: Stream, queue: str, cursor: Cursor | None) -> None:
+        if self._streams.get(queue) is stream:
+            stream.open(self.broker, {queue: cursor})
+
+    def _finished(self, queue: str) -> None:
+        stream = self._streams.pop(queue, None)
+        reason = DELETED if stream is None else stream.reason
+        if reason in CLOSE_CODES:
+            self.say_farewell(CLOSE_CODES[reason], reason)
+        else:
+            self._say("closing", {"queue": queue, "reason": reason})
+
+    def unsubscribe(self, command: dict[str, Any]) -> dict[str, list[str]]:
+        """``{"queue" or "queues"}`` -> ``{"unsubscribed": [...]}``; what is leased goes back."""
+        gone = [queue for queue in _queues(command) if queue in self._streams]
+        for queue in gone:
+            self._streams.pop(queue).left()
+        return {"unsubscribed": gone}
+
+    def ack(self, command: dict[str, Any]) -> Any:
+        """``{"receipts"}`` -> ``{"results", "failed"}``."""
+        return self._acknowledge(command, True)
+
+    def nack(self, command: dict[str, Any]) -> Any:
+        """The same; they go to another consumer at once."""
+        return self._acknowledge(command, False)
+
+    def _acknowledge(self, command: dict[str, Any], done: bool) -> Any:
+        given = read_receipts(command.get("receipts"))
+        return acknowledge(self.broker, given, done).addCallback(results)
+
+    def ping(self, command: dict[str, Any]) -> dict[str, Any]:
+        """An answer."""
+        return {}
+
+    def auth(self, command: dict[str, Any]) -> dict[str, Any]:
+        """``{"user", "password"}``: who this is, from now on."""
+        before = self._shown
+        self._shown = _text(command, "user"), _text(command, "password")
+        if self._decide(Access.WEBSOCKET) is Decision.ALLOW:
+            return {}
+        if self._decide(Access.PRODUCER) is Decision.ALLOW:
+            return {}
+        self._shown = before
+        raise Refusal(401, "that name and password open nothing here")
+
+
+def _text(command: dict[str, Any], name: str) -> str:
+    value = command.get(name)
+    if not isinstance(value, str):
+        raise BadRequest(f"{name} must be a string")
+    return value
+
+
+def _as_text(name: str, value: object) -> str:
+    """A choice as the query would have it."""
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, str | int):
+        return str(value)
+    if isinstance(value, float):
+        return f"{value:f}"
+    raise BadRequest(f"{name} is a string, a number or a truth value")
+
+
+def _queues(command: dict[str, Any]) -> list[str]:
+    given = command.get("queues", [command.get("queue")])
+    if not isinstance(given, list) or not given or ("queue" in command and "queues" in command):
+        raise BadRequest("queue names one queue, or queues is a list of them")
+    if not all(isinstance(name, str) for name in given) or len(set(given)) != len(given):
+        raise BadRequest("queues are different strings")
+    return [v1_name(name) for name in given]
+
+
+def _body(command: dict[str, Any]) -> tuple[bytes, str | None]:
+    """The body's bytes and the type to keep. Raises BadRequest."""
+    if "body" not in command:
+        raise BadRequest("body must be there")
+    value, encoding = command["body"], command.get("encoding")
+    sent = command.get("content_type", "")
+    if not isinstance(sent, str) or encoding not in (None, "json", "text", "base64"):
+        raise BadRequest("content_type is a string, encoding one of json, text, base64")
+    if encoding == "json" or (encoding is None and not isinstance(value, str)):
+        return orjson.dumps(value), sent or "application/json"
+    if not isinstance(value, str):
+        raise BadRequest(f"with encoding {encoding} the body is a string")
+    if encoding == "base64":
+        try:
+            body = b64decode(value, validate=True)
+        except (binascii.Error, ValueError):
+            raise BadRequest("the body is not valid base64") from None
+        return body, stated_type(sent or "application/octet-stream", body)
+    body = value.encode("utf-8")
+    return body, stated_type(sent, body) if sent else None
+
+
+_ANY: Final[frozenset[str]] = frozenset()
+COMMANDS: Final[
+    Mapping[str, tuple[Callable[[Session, dict[str, Any]], Any], Access, frozenset[str]]]
+] = {
+    "put": (
+        Session.put,
+        Access.PRODUCER,
+        frozenset(("queue", "body", "content_type", "encoding", "ttl")),
+    ),
+    "subscribe": (Session.subscribe, Access.WEBSOCKET, PARAMETERS | {"queue", "queues"}),
+    "unsubscribe": (Session.unsubscribe, Access.WEBSOCKET, frozenset(("queue", "queues"))),
+    "ack": (Session.ack, Access.WEBSOCKET, frozenset(("receipts",))),
+    "nack": (Session.nack, Access.WEBSOCKET, frozenset(("receipts",))),
+    "ping": (Session.ping, Access.NONE, _ANY),
+    "auth": (Session.auth, Access.NONE, frozenset(("user", "password"))),
+}
+"""What a client may say: what does it, whose rules apply, the members it takes."""

@@ -1,0 +1,345 @@
+"""``/v1/ws``: commands, subscriptions and leases over one WebSocket."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.conftest import StartDaemon
+from tests.support import Daemon, wait_until
+from tests.wire.clients import add, get, post
+from tests.wire.test_streams import make_jobs, stats
+from tests.wire.websockets import BINARY, CLOSE, PING, PONG, Socket, encoded
+
+PROTOCOL = "Sec-WebSocket-Protocol: restmq.v1.json"
+
+
+class Session:
+    """A client that asks and reads; frames that are no answer wait in ``pushed``."""
+
+    def __init__(self, port: int, *headers: str) -> None:
+        self.socket = Socket(port, "/v1/ws", *headers)
+        self.pushed: list[dict[str, Any]] = []
+        self._numbers = itertools.count(1)
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def read(self) -> dict[str, Any]:
+        while True:
+            opcode, payload = self.socket.frame()
+            if opcode not in (PING, PONG):
+                assert opcode != CLOSE, payload
+                found: dict[str, Any] = json.loads(payload)
+                return found
+
+    def welcome(self) -> dict[str, Any]:
+        frame = self.read()
+        assert frame["type"] == "welcome"
+        return frame
+
+    def answer(self, cmd: str, **members: Any) -> dict[str, Any]:
+        number = next(self._numbers)
+        self.socket.send(json.dumps({"id": number, "cmd": cmd, **members}).encode())
+        while (frame := self.read()).get("id") != number or frame["type"] not in ("reply", "error"):
+            self.pushed.append(frame)
+        return frame
+
+    def do(self, cmd: str, **members: Any) -> Any:
+        frame = self.answer(cmd, **members)
+        assert frame["type"] == "reply", frame
+        return frame["result"]
+
+    def next(self) -> dict[str, Any]:
+        """The next frame that the server sends by itself."""
+        return self.pushed.pop(0) if self.pushed else self.read()
+
+
+Connect = Callable[..., Session]
+
+
+@pytest.fixture
+def connect(server: Daemon) -> Iterator[Connect]:
+    with ExitStack() as stack:
+
+        def make(*headers: str, port: int = server.port) -> Session:
+            session = Session(port, *headers)
+            stack.callback(session.close)
+            return session
+
+        yield make
+
+
+@pytest.fixture
+def session(connect: Connect) -> Session:
+    made = connect(PROTOCOL)
+    made.welcome()
+    return made
+
+
+def test_the_welcome_says_what_holds(connect: Connect) -> None:
+    session = connect(PROTOCOL)
+    welcome = session.welcome()
+    assert welcome["authenticated"] is True
+    assert welcome["heartbeat"] == 15.0
+    assert welcome["limits"]["message"] == 1048576
+    plain = connect()
+    plain.welcome()
+    assert plain.do("ping") == {}
+
+
+def test_put_and_subscribe(session: Session, queue: str) -> None:
+    assert session.do("subscribe", queue=queue) == {"subscribed": [queue]}
+    add_open = {"queue": queue, "body": "x"}
+    assert session.do("put", **add_open) == {"queue": queue, "id": 1}
+
+
+def test_messages_of_an_open_queue_arrive(session: Session, server: Daemon, queue: str) -> None:
+    session.do("subscribe", queue=queue)
+    add(server, queue, "hello")
+    message = session.next()
+    assert (message["type"], message["queue"], message["body"]) == ("message", queue, "hello")
+    assert message["cursor"]
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ({"body": "text"}, {"body": "text", "encoding": "text", "content_type": "text/plain"}),
+        ({"body": {"n": [1, None]}}, {"body": {"n": [1, None]}, "encoding": "json"}),
+        ({"body": "s", "encoding": "json"}, {"body": "s", "encoding": "json"}),
+        ({"body": "/wA=", "encoding": "base64"}, {"body": "/wA=", "encoding": "base64"}),
+        (
+            {"body": base64.b64encode(b"abc").decode(), "encoding": "base64", "content_type": "a/b"},
+            {"body": "abc", "encoding": "text", "content_type": "a/b"},
+        ),
+    ],
+)
+def test_bodies_come_out_as_they_went_in(
+    session: Session, server: Daemon, queue: str, given: dict[str, Any], stored: dict[str, Any]
+) -> None:
+    make_jobs(server, queue)
+    session.do("subscribe", queue=queue, ack=True)
+    session.do("put", queue=queue, **given)
+    message = session.next()
+    assert {name: message[name] for name in stored} == stored
+
+
+def test_leases(session: Session, server: Daemon, queue: str) -> None:
+    make_jobs(server, queue)
+    session.do("subscribe", queue=queue, ack=True, lease=60, buffer=2)
+    for body in "abc":
+        session.do("put", queue=queue, body=body)
+    held = [session.next() for _ in range(2)]
+    assert [message["body"] for message in held] == ["a", "b"]
+    answer = session.do("ack", receipts=[held[0]["receipt"], "x"])
+    assert answer == {"results": [{"ok": True}, {"ok": False, "code": "bad_receipt"}], "failed": 1}
+    third = session.next()
+    assert third["body"] == "c"
+    session.do("nack", receipts=[held[1]["receipt"]])
+    again = session.next()
+    assert again["body"] == "b"
+    session.do("ack", receipts=[again["receipt"], third["receipt"]])
+    assert stats(server, queue)["len"] == 0
+
+
+def test_unsubscribe_gives_back_what_is_leased(
+    session: Session, server: Daemon, queue: str
+) -> None:
+    make_jobs(server, queue)
+    session.do("subscribe", queue=queue, ack=True)
+    session.do("put", queue=queue, body="x")
+    first = session.next()
+    assert session.do("unsubscribe", queue=queue) == {"unsubscribed": [queue]}
+    assert session.do("unsubscribe", queue=queue) == {"unsubscribed": []}
+    wait_until(lambda: stats(server, queue)["len"] == 1, "the message back")
+    assert session.do("ack", receipts=[first["receipt"]])["failed"] == 1
+    session.do("subscribe", queue=queue, ack=True)
+    assert session.next()["body"] == "x"
+
+
+def test_several_queues_on_one_socket(session: Session, server: Daemon, queue: str) -> None:
+    names = [f"{queue}/{letter}" for letter in "ab"]
+    assert session.do("subscribe", queues=names) == {"subscribed": names}
+    for name in names:
+        add(server, name, name)
+    assert {session.next()["body"] for _ in names} == set(names)
+    server.request("DELETE", f"/q/{names[0]}")
+    assert session.next() == {
+        "type": "closing",
+        "queue": names[0],
+        "reason": "the queue was deleted",
+    }
+    add(server, names[1], "on")
+    assert session.next()["body"] == "on"
+
+
+def test_coming_back_with_a_cursor(connect: Connect, server: Daemon, queue: str) -> None:
+    first, second = connect(), connect()
+    for each in (first, second):
+        each.welcome()
+        each.do("subscribe", queue=queue)
+    for n in range(4):
+        add(server, queue, str(n))
+    seen = [first.next() for _ in range(2)]
+    assert [second.next()["body"] for _ in range(4)] == list("0123")
+    first.close()
+    again = connect()
+    again.welcome()
+    again.do("subscribe", queue=queue, cursor=seen[-1]["cursor"])
+    assert [again.next()["body"] for _ in range(2)] == ["2", "3"]
+    again.do("unsubscribe", queue=queue)
+    again.do("subscribe", queue=queue, cursor="5-5")
+    gap = again.next()
+    assert (gap["type"], gap["queue"], gap["oldest"]) == ("gap", queue, 1)
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ({"cmd": "fly"}, "bad_request"),
+        ({"cmd": 7}, "bad_request"),
+        ({}, "bad_request"),
+        ({"cmd": "ping", "more": 1}, "bad_request"),
+        ({"cmd": "put", "queue": "q"}, "bad_request"),
+        ({"cmd": "put", "queue": "", "body": "x"}, "bad_request"),
+        ({"cmd": "put", "queue": "a//b", "body": "x"}, "bad_request"),
+        ({"cmd": "put", "queue": "q", "body": 1, "encoding": "text"}, "bad_request"),
+        ({"cmd": "put", "queue": "q", "body": "!", "encoding": "base64"}, "bad_request"),
+        ({"cmd": "put", "queue": "q", "body": "{", "content_type": "application/json"}, "bad_request"),
+        ({"cmd": "put", "queue": "q", "body": "x", "ttl": -1}, "bad_request"),
+        ({"cmd": "put", "queue": "q", "body": "x", "ttl": True}, "bad_request"),
+        ({"cmd": "put", "queue": "q", "body": "x" * 1048577}, None),
+        ({"cmd": "subscribe"}, "bad_request"),
+        ({"cmd": "subscribe", "queues": []}, "bad_request"),
+        ({"cmd": "subscribe", "queues": ["a", "a"]}, "bad_request"),
+        ({"cmd": "subscribe", "queue": "x", "slow": "no"}, "bad_request"),
+        ({"cmd": "subscribe", "queue": "x", "buffer": [1]}, "bad_request"),
+        ({"cmd": "subscribe", "queue": "never-seen", "ack": True}, "wrong_delivery"),
+        ({"cmd": "ack"}, "bad_request"),
+        ({"cmd": "ack", "receipts": [1]}, "bad_request"),
+        ({"cmd": "auth", "user": "x"}, "bad_request"),
+    ],
+)
+def test_mistakes_are_answered_and_the_connection_lives(
+    session: Session, command: dict[str, Any], code: str | None
+) -> None:
+    session.socket.send(json.dumps({"id": "mine", **command}).encode())
+    if code is None:  # too long for a frame: RFC 6455 knows what to do
+        assert session.socket.close_code() == 1009
+        return
+    frame = session.read()
+    assert (frame["type"], frame["id"], frame["code"]) == ("error", "mine", code)
+    assert frame["detail"]
+    assert session.do("ping") == {}
+
+
+@pytest.mark.parametrize("frame", [b"{", b"[]", b"7", b'{"id": {}}', b"\xef\xbb\xbf"])
+def test_what_is_no_command(session: Session, frame: bytes) -> None:
+    session.socket.send(frame)
+    answer = session.read()
+    assert (answer["type"], answer["id"]) == ("error", None)
+    assert session.do("ping") == {}
+
+
+def test_a_binary_frame_is_no_command(session: Session) -> None:
+    session.socket.socket.sendall(encoded(b'{"cmd": "ping"}', BINARY))
+    assert session.read()["type"] == "error"
+
+
+def test_subscribing_twice_and_too_often(session: Session, queue: str) -> None:
+    session.do("subscribe", queue=queue)
+    assert session.answer("subscribe", queue=queue)["code"] == "bad_request"
+    many = [f"{queue}-{n}" for n in range(100)]
+    assert session.answer("subscribe", queues=many)["code"] == "bad_request"
+    session.do("subscribe", queues=many[:99])
+
+
+def test_many_commands_at_once_are_all_answered(session: Session, queue: str) -> None:
+    count = 3000
+    frames = [
+        encoded(json.dumps({"id": n, "cmd": "put", "queue": queue, "body": n}).encode())
+        for n in range(count)
+    ]
+    session.socket.socket.sendall(b"".join(frames))
+    answers = [session.read() for _ in range(count)]
+    assert {frame["type"] for frame in answers} == {"reply"}
+    assert [frame["id"] for frame in answers] == list(range(count))
+    assert [frame["result"]["id"] for frame in answers] == list(range(1, count + 1))
+
+
+def test_a_plain_request_is_told_to_upgrade(server: Daemon) -> None:
+    reply = get(server, "/v1/ws")
+    assert reply.status == 426
+    assert reply.headers["upgrade"] == "websocket"
+
+
+def test_a_page_of_another_site_is_let_in_to_be_told_so(connect: Connect) -> None:
+    session = connect("Origin: https://evil.example")
+    assert session.socket.close_code() == 4403
+
+
+ACCESS = """
+[websocket:consumer]
+username = me
+password = secret
+[rest:producer]
+hosts_allow = 10.0.0.1
+"""
+
+
+def test_access(daemon: StartDaemon, tmp_path: Any, connect: Connect) -> None:
+    rules = tmp_path / "acl.conf"
+    rules.write_text(ACCESS)
+    guarded = daemon("--acl", str(rules))
+    guarded.wait_for("/readyz")
+    basic = base64.b64encode(b"me:secret").decode()
+    for header in (f"Authorization: Basic {basic}", "Cookie: auth=me:secret"):
+        session = connect(header, port=guarded.port)
+        assert session.welcome()["authenticated"] is True
+        assert session.do("subscribe", queue="x") == {"subscribed": ["x"]}
+        assert session.answer("put", queue="x", body="y")["code"] == "unauthorized"
+    stranger = connect(port=guarded.port)
+    assert stranger.welcome()["authenticated"] is False
+    assert stranger.answer("subscribe", queue="x")["code"] == "unauthorized"
+    assert stranger.answer("auth", user="me", password="wrong")["code"] == "unauthorized"
+    assert stranger.do("auth", user="me", password="secret") == {}
+    assert stranger.do("subscribe", queue="x") == {"subscribed": ["x"]}
+
+
+def test_an_address_that_may_nothing_is_closed(
+    daemon: StartDaemon, tmp_path: Any, connect: Connect
+) -> None:
+    rules = tmp_path / "acl.conf"
+    rules.write_text("[websocket:consumer]\nhosts_deny = all\n[rest:producer]\nhosts_deny = all\n")
+    guarded = daemon("--acl", str(rules))
+    guarded.wait_for("/readyz")
+    assert connect(port=guarded.port).socket.close_code() == 4401
+
+
+def test_at_the_end_the_client_is_told_when_to_come_back(
+    daemon: StartDaemon, connect: Connect
+) -> None:
+    ending = daemon()
+    ending.wait_for("/readyz")
+    session = connect(port=ending.port)
+    session.welcome()
+    session.do("subscribe", queue="x")
+    ending.terminate()
+    closing = session.next()
+    assert closing["type"] == "closing"
+    assert 1 <= closing["retry"] < 4
+    assert session.socket.close_code() == 1012
+
+
+def test_round_robin_of_an_open_queue(session: Session, server: Daemon, queue: str) -> None:
+    post(server, f"/p/{queue}", policy="roundrobin")
+    session.do("subscribe", queue=queue, ack=1)
+    add(server, queue, "x")
+    assert session.next()["receipt"]
