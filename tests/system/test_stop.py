@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from restmq.web.comet import KERNEL_BYTES
+from restmq.web.stream import KERNEL_BYTES
 from tests.conftest import StartDaemon, StartValkey
 from tests.support import Daemon, wait_until
 from tests.system.clients import Client, Posting, Streams, bodies, drain, number, warm_up
