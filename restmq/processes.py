@@ -131,7 +131,11 @@ class Processes:
 
     def _kill_late(self) -> None:
         for life in self._lives.values():
-            self.log.warn("process {number} did not end in time: killed", number=life.number)
+            self.log.warn(
+                "process {number} (pid {pid}) did not end in time: killed",
+                number=life.number,
+                pid=life.pid,
+            )
             life.kill()
 
     # -- their lives --

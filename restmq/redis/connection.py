@@ -228,6 +228,7 @@ class _Factory(txredisapi.RedisFactory):
         self._changed = changed
         self._heard = heard
         self._complained = ""
+        self._leaving = False
 
     def buildProtocol(self, addr: Any) -> _Connection:
         """A connection that reports to us."""
@@ -255,7 +256,7 @@ class _Factory(txredisapi.RedisFactory):
 
     def refused(self, error: StoreError) -> None:
         """The server did not like the greeting: say so once for each reason."""
-        if str(error) != self._complained:
+        if str(error) != self._complained and not self._leaving:
             self._complained = str(error)
             self.log.error(
                 "the store at {address} refuses us: {error}", address=self._address, error=error
@@ -266,6 +267,12 @@ class _Factory(txredisapi.RedisFactory):
         super().addConnection(conn)
         if conn in self.connectionQueue.pending:
             self.connectionQueue.remove(conn)
+
+    def leave(self) -> Deferred[None]:
+        """Disconnect for good; fires then."""
+        self._leaving = True
+        done: Deferred[None] = self.disconnect()
+        return done
 
     def usable(self, connection: _Connection) -> None:
         """The greeting is answered."""
@@ -322,7 +329,7 @@ class Store:
     def stop(self) -> Deferred[None]:
         """Send what has gathered, disconnect; fires when all connections are closed."""
         self.flush()
-        done = gatherResults([factory.disconnect() for factory in self._factories])
+        done = gatherResults([factory.leave() for factory in self._factories])
         return done.addCallback(lambda _: None)
 
     @property

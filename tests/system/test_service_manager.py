@@ -61,14 +61,15 @@ def test_ready_beats_and_stopping(daemon: StartDaemon, manager: Manager) -> None
     assert broker.wait() == 0
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_store_that_is_away_is_no_reason_to_be_killed(
-    daemon: StartDaemon, manager: Manager, start_valkey: StartValkey
+    daemon: StartDaemon, manager: Manager, start_valkey: StartValkey, processes: str
 ) -> None:
     """The database host was rebooting, too: the unit is up, its status says what it waits for."""
     away = ValkeyServer()
     try:
         options = ("--redis-host", away.host, "--redis-port", str(away.port))
-        broker = daemon(*options, env=manager.environ)
+        broker = daemon(*options, "--processes", processes, env=manager.environ)
         assert "requests get 503" in manager.until("READY=1")
         away.start()
         broker.wait_for("/readyz")
@@ -120,14 +121,15 @@ def ask(address: str | tuple[str, int], path: str, *, method: str = "GET") -> by
         return b"".join(parts)
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
 def test_the_first_connection_starts_it(
-    tool: Callable[[str], str], valkey: ValkeyServer, tmp_path: Path
+    tool: Callable[[str], str], valkey: ValkeyServer, tmp_path: Path, processes: str
 ) -> None:
     """`systemctl start restmq.socket`: nothing runs until somebody comes."""
     port, path = free_port(), str(tmp_path / "http.sock")
     activate = [tool("systemd-socket-activate"), "-l", f"127.0.0.1:{port}", "-l", path]
     activate += [f"--setenv=PYTHONPATH={ROOT}"]
-    daemon = [sys.executable, "-m", "restmq", "--redis-url", valkey.url]
+    daemon = [sys.executable, "-m", "restmq", "--redis-url", valkey.url, "--processes", processes]
     with running(tmp_path, [*activate, *daemon]) as process:
         wait_until(lambda: Path(path).exists(), "systemd-socket-activate listens")
         assert ask(("127.0.0.1", port), "/livez").startswith(b"HTTP/1.1 200 ")

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from restmq.web.comet import KERNEL_BYTES
+from restmq.web.stream import KERNEL_BYTES
 from tests.conftest import StartDaemon, StartValkey
 from tests.support import Daemon, wait_until
 from tests.system.clients import Client, Posting, Streams, bodies, drain, number, warm_up
@@ -100,6 +100,17 @@ def test_requests_the_kernel_has_are_answered_too(
     answers = [client._answer() for client in [*idle, *new]]
     assert [answer.status for answer in answers] == [200] * UNDER_WAY
     assert broker.wait() == 0
+
+
+def test_stopped_before_the_store_answers_it_ends_without_a_complaint(
+    daemon: StartDaemon, start_valkey: StartValkey
+) -> None:
+    """Whoever stops it that early has seen the typing error; the log need not blame the store."""
+    server = start_valkey()
+    with stopped(server.pid):
+        broker = daemon("--redis-url", server.url)
+        assert broker.stop() == 0
+    assert "error" not in broker.log
 
 
 @PROCESSES
