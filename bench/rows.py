@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import selectors
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from bench import fanout, request_load
 from bench.fanout import Fanout
 from bench.figures import Best, Figures, Goal, Idle, ratio
 from bench.request_load import Load
 from bench.responses import request
-from bench.systems import System
+from bench.systems import SYSLOG_QUEUE, LineSystem, System
 
 FORM = "application/x-www-form-urlencoded"
 VALUE = "x" * 94
@@ -24,21 +25,25 @@ RESTMQ = "restmq"
 NCHAN = "nchan"
 NCHAN_REDIS = "nchan/redis"
 WEBDIS = "webdis"
+SYSLOGD = "syslogd"
+RSYSLOG = "rsyslog"
+OURS = (RESTMQ, SYSLOGD)
 
 
 class Scale(NamedTuple):
-    """How long each measurement is: seconds of posting, messages to drain, to fan out, to deal."""
+    """How long each measurement is: seconds of posting, messages to drain, to fan out, to deal; lines to log."""
 
     seconds: float
     drained: int
     fanned_out: int
     dealt: int
     idle_seconds: float
+    logged: int
     own_load: bool = False
 
 
-FULL = Scale(4.0, 60_000, 2000, 20_000, 10.0)
-QUICK = Scale(1.0, 8_000, 500, 4_000, 3.0)
+FULL = Scale(4.0, 60_000, 2000, 20_000, 10.0, 300_000)
+QUICK = Scale(1.0, 8_000, 500, 4_000, 3.0, 50_000)
 
 Measure = Callable[[System, Scale], Figures]
 """Does the work and says what the load generator saw."""
@@ -183,6 +188,56 @@ FAN_ROWS = {
 }
 ROUND_ROBIN = Row("round robin 9", "deliveries", {RESTMQ: Run(_dealt, _round_robin)})
 
+SENDERS = 10
+LOG_LINE = (
+    b"<22>Nov  1 00:12:04 mail postfix/smtpd[4880]: connect from localhost[127.0.0.1], no. %07d\n"
+)
+
+
+def _forget_lines(system: System, scale: Scale) -> None:
+    system.ask("DELETE", f"/q/{SYSLOG_QUEUE}")
+
+
+def _logged(system: System, scale: Scale) -> Figures:
+    """Lines on ten connections at once, until the last one is kept."""
+    assert isinstance(system, LineSystem)
+    each = scale.logged // SENDERS
+    before, wanted = system.lines(), each * SENDERS
+    blocks = [b"".join(LOG_LINE % n for n in range(each)) for _ in range(SENDERS)]
+    with ExitStack() as stack:
+        address = ("127.0.0.1", system.syslog_port)
+        senders = [stack.enter_context(socket.create_connection(address)) for _ in blocks]
+        cpu, start = time.process_time(), time.perf_counter()
+        _send_all(senders, blocks)
+        while (kept := system.lines() - before) < wanted and time.perf_counter() - start < 120:
+            time.sleep(0.01)
+        seconds = time.perf_counter() - start
+        load = time.process_time() - cpu
+    return Figures(kept, seconds, lost=wanted - kept, load_cpu_seconds=load)
+
+
+def _send_all(senders: Sequence[socket.socket], blocks: Sequence[bytes]) -> None:
+    with selectors.DefaultSelector() as selector:
+        for sender, block in zip(senders, blocks, strict=True):
+            sender.setblocking(False)
+            selector.register(sender, selectors.EVENT_WRITE, memoryview(block))
+        while selector.get_map():
+            for key, _ in selector.select():
+                sender, rest = cast("socket.socket", key.fileobj), key.data
+                rest = rest[sender.send(rest[:262144]) :]
+                if rest:
+                    selector.modify(sender, selectors.EVENT_WRITE, rest)
+                else:
+                    selector.unregister(sender)
+
+
+SYSLOG = Row(
+    "syslog 10 senders",
+    "lines",
+    {SYSLOGD: Run(_logged, _forget_lines), RSYSLOG: Run(_logged)},
+    RSYSLOG,
+)
+
 ROWS: Sequence[Row] = (
     POST_ONE,
     POST_50,
@@ -191,6 +246,7 @@ ROWS: Sequence[Row] = (
     TAKE_DRAIN,
     *FAN_ROWS.values(),
     ROUND_ROBIN,
+    SYSLOG,
 )
 
 
@@ -260,7 +316,7 @@ def _uneven(best: Best) -> float | None:
 
 
 def _faults(best: Best) -> float | None:
-    ours = [one.figures.faults for (_, system), one in best.items() if system == RESTMQ]
+    ours = [one.figures.faults for (_, system), one in best.items() if system in OURS]
     return float(sum(ours)) if ours else None
 
 
@@ -278,6 +334,7 @@ GOALS: Sequence[Goal] = (
     Goal("POST over 50 queues / over one", 0.6, _rate(POST_50, RESTMQ, POST_ONE, RESTMQ)),
     Goal("1000 consumers, 64 publishers / nchan in memory", 3.0, _rate(MANY, RESTMQ, MANY, NCHAN)),
     Goal("1000 consumers, 8 publishers / nchan in memory", 1.0, _rate(FEW, RESTMQ, FEW, NCHAN)),
+    Goal("syslog lines / rsyslog to a file", 0.5, _rate(SYSLOG, SYSLOGD, SYSLOG, RSYSLOG)),
     Goal("CPU with 1,000 idle consumers", 1.0, _idle_cpu, at_most=True, unit="%"),
     Goal("memory of an idle consumer", 16.0, _idle_memory, at_most=True, unit="KiB"),
     Goal("round robin: shares apart", 2.0, _uneven, at_most=True, unit="%"),

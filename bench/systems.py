@@ -213,5 +213,77 @@ def webdis(folder: Path) -> System:
     return system
 
 
-STARTS: Mapping[str, Callable[[Path], System]] = {"nchan": nchan, "webdis": webdis}
-"""The peers, by name."""
+class LineSystem(System):
+    """Something that takes syslog lines over TCP on ``syslog_port``."""
+
+    def __init__(
+        self, name: str, port: int, syslog_port: int, child: Child, lines: Callable[[], int]
+    ) -> None:
+        """``lines`` says how many it has kept."""
+        super().__init__(name, port, [child])
+        self.syslog_port = syslog_port
+        self.lines = lines
+
+
+SYSLOG_QUEUE = "syslogd:127.0.0.1"
+
+
+def syslogd(folder: Path) -> System:
+    """Our syslogd with its embedded store."""
+    port, syslog_port = free_port(), free_port()
+    run = "from twisted.scripts.twistd import run; run()"
+    words = [sys.executable, "-c", run, "--nodaemon", "--pidfile=", "syslogd"]
+    words += ["--port", str(port), "--syslog-port", str(syslog_port)]
+    child = Child([*words, "--data-dir", str(folder / "data")], folder / "log")
+
+    def lines() -> int:
+        connection = HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", f"/stats/{SYSLOG_QUEUE}")
+        kept = int(json.loads(connection.getresponse().read())["len"])
+        connection.close()
+        return kept
+
+    system = LineSystem("syslogd", port, syslog_port, child, lines)
+    _wait(system, child, lambda: _status(system, "/readyz") == 200)
+    return system
+
+
+RSYSLOG_CONF = """
+global(workDirectory="{folder}")
+module(load="imtcp")
+template(name="raw" type="string" string="%rawmsg%\\n")
+ruleset(name="keep") {{ action(type="omfile" file="{folder}/lines" template="raw") }}
+input(type="imtcp" port="{port}" address="127.0.0.1" ruleset="keep")
+"""
+
+
+def rsyslog(folder: Path) -> System:
+    """The server rsyslog, which writes lines to a file as they are."""
+    program_path = shutil.which("rsyslogd") or shutil.which("rsyslogd", path="/usr/sbin")
+    if program_path is None:
+        raise Missing("rsyslog: not installed (Debian: rsyslog)")
+    port = free_port()
+    (folder / "conf").write_text(RSYSLOG_CONF.format(folder=folder, port=port))
+    words = [program_path, "-n", "-f", str(folder / "conf"), "-i", str(folder / "pid")]
+    child = Child(words, folder / "log")
+
+    def lines() -> int:
+        file = folder / "lines"
+        if not file.exists():
+            return 0
+        with file.open("rb") as kept:
+            width = len(kept.readline())
+        return file.stat().st_size // width if width else 0
+
+    system = LineSystem("rsyslog", port, port, child, lines)
+    _wait(system, child, lambda: _listening(port))
+    return system
+
+
+STARTS: Mapping[str, Callable[[Path], System]] = {
+    "nchan": nchan,
+    "webdis": webdis,
+    "syslogd": syslogd,
+    "rsyslog": rsyslog,
+}
+"""The peers, and our syslogd, by name."""

@@ -24,6 +24,9 @@ from restmq.errors import OutcomeUnknown, StoreAway, StoreError, StoreFull
 
 EACH_BYTES: Final = 2 * 1048576
 ALL_BYTES: Final = 16 * 1048576
+GROUP_BYTES: Final = 4 * 1048576
+"""What is sent at a time: less than may wait, so that the store works while more is read."""
+
 RETRY_SECONDS: Final = 0.25
 
 AddTexts = Callable[[str, Sequence[str]], Deferred[int]]
@@ -126,9 +129,12 @@ class Intake:
             self._send(queue, self._lanes[queue])
 
     def _send(self, queue: str, lane: _Lane) -> None:
-        """Send all of a queue that waits."""
-        entries = list(lane.waiting)
-        lane.waiting.clear()
+        """Send what waits of a queue, up to GROUP_BYTES."""
+        entries, size = [], 0
+        while lane.waiting and size < GROUP_BYTES:
+            entry = lane.waiting.popleft()
+            entries.append(entry)
+            size += entry.size
         lane.busy = True
         self._offer(queue, lane, entries, list(_calls(entries)))
 
@@ -192,19 +198,30 @@ class Intake:
 
 
 def _calls(entries: list[_Entry]) -> Iterator[list[str]]:
-    """The messages in as few calls as the store's bounds allow."""
+    """The messages in calls that keep the store's bounds: of whole entries, but where one is too large."""
     call: list[str] = []
-    room = MAX_BYTES
+    size = 0
     for entry in entries:
-        if entry.size <= room and len(call) + len(entry.bodies) <= MAX_MESSAGES:
+        if call and (len(call) + len(entry.bodies) > MAX_MESSAGES or size + entry.size > MAX_BYTES):
+            yield call
+            call, size = [], 0
+        if len(entry.bodies) <= MAX_MESSAGES and entry.size <= MAX_BYTES:
             call += entry.bodies
-            room -= entry.size
-            continue
-        for body in entry.bodies:
-            if call and (len(call) == MAX_MESSAGES or room < len(body)):
-                yield call
-                call, room = [], MAX_BYTES
-            call.append(body)
-            room -= len(body)
+            size += entry.size
+        else:
+            yield from _pieces(entry.bodies)
     if call:
         yield call
+
+
+def _pieces(bodies: list[str]) -> Iterator[list[str]]:
+    """One large entry in calls of its own."""
+    call: list[str] = []
+    room = MAX_BYTES
+    for body in bodies:
+        if call and (len(call) == MAX_MESSAGES or room < len(body)):
+            yield call
+            call, room = [], MAX_BYTES
+        call.append(body)
+        room -= len(body)
+    yield call

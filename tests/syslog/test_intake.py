@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from restmq.errors import OutcomeUnknown, StoreAway, StoreError, StoreFull, StoreRefused
-from restmq.syslog.intake import ALL_BYTES, EACH_BYTES, RETRY_SECONDS, Intake
+from restmq.syslog.intake import ALL_BYTES, EACH_BYTES, GROUP_BYTES, RETRY_SECONDS, Intake
 
 
 class Source:
@@ -90,13 +90,25 @@ def test_what_comes_while_a_call_is_out_waits_for_it(scene):
 
 
 def test_a_call_has_at_most_a_thousand_messages_and_a_mebibyte(scene):
-    scene.intake.put(scene.source, "a", ["x"] * 2500)
-    scene.intake.put(scene.source, "a", ["y" * 600_000] * 3)
+    for bodies in (["x"] * 2500, ["y"] * 600, ["z"] * 400, ["z"], ["y" * 600_000] * 3):
+        scene.intake.put(scene.source, "a", bodies)
     scene.clock.advance(0)
-    assert [len(call[1]) for call in scene.store.calls] == [1000, 1000, 501, 1, 1]
+    assert [len(call[1]) for call in scene.store.calls] == [1000, 1000, 500, 1000, 1, 1, 1, 1]
     while scene.store.calls:
         scene.store.answer()
-    assert len(scene.store.kept["a"]) == 2503
+    assert len(scene.store.kept["a"]) == 3504
+
+
+def test_the_store_works_while_more_is_read(scene):
+    """What waits goes in groups; the sources of each go on when it is taken."""
+    for _ in range(3):
+        scene.intake.put(scene.source, "a", ["x" * GROUP_BYTES])
+    scene.clock.advance(0)
+    for left in (2, 1, 0):
+        assert len(scene.store.calls) == 1
+        scene.store.answer()
+        assert scene.intake.held == left * GROUP_BYTES
+    assert len(scene.store.kept["a"]) == 3
 
 
 def test_a_source_with_too_much_in_hand_is_paused_and_goes_on_later(scene):

@@ -43,7 +43,9 @@ class Syslogd(Daemon):
             sender.sendto(data, ("127.0.0.1", self.syslog_port))
 
     def length(self, queue: str = HERE) -> int:
-        return int(json.loads(get(self, f"/stats/{queue}").body)["len"])
+        """How many lines wait; -1 while the store can't tell."""
+        reply = get(self, f"/stats/{queue}")
+        return int(json.loads(reply.body)["len"]) if reply.status == 200 else -1
 
     def lines(self, count: int, queue: str = HERE) -> list[dict[str, Any]]:
         """So many messages, taken out, and no more than those."""
@@ -130,6 +132,30 @@ def test_datagrams_are_a_message_each(server):
     assert [one["line"] for one in found[:3]] == ["<13>one", "<13>two", "<13>three\nfour"]
     assert b64decode(found[3]["line"]) == b"\xff"
     assert found[4]["line"] == ""
+
+
+def test_each_sender_by_its_own_address(server):
+    """Both families, both transports."""
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            with socket.socket(family, kind) as sender:
+                try:
+                    sender.connect((address, server.syslog_port))
+                except OSError:
+                    assert family == socket.AF_INET6, "this machine has no IPv6"
+                    continue
+                sender.sendall(b"<13>x\n")
+            (found,) = server.lines(1, f"syslogd:{address}")
+            assert (found["line"], found["host"]) == ("<13>x", address)
+
+
+def test_by_a_unix_socket(make, tmp_path):
+    path = tmp_path / "s"
+    server = make("--syslog-listen", f"unix:{path}")
+    with socket.socket(socket.AF_UNIX) as sender:
+        sender.connect(str(path))
+        sender.sendall(b"<13>x\n")
+    assert server.lines(1, "syslogd:unix")[0]["host"] == "unix"
 
 
 def test_who_cuts_the_connection_loses_half_a_line_only(server):
@@ -253,6 +279,32 @@ def test_while_the_store_is_away_the_senders_wait_and_nothing_is_lost(make, star
     for number in range(100):
         assert json.loads(pop(server, HERE)["value"])["line"].startswith(f"<13>{number:06d} ")
     assert "takes lines again" in server.log
+
+
+def test_while_the_store_is_away_datagrams_are_dropped_and_the_daemon_lives(make, start_valkey):
+    store: ValkeyServer = start_valkey(appendonly="yes", appendfsync="always")
+    server = make("--redis-url", store.url)
+    store.kill()
+    server.wait_for("/readyz", 503)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for number in range(20_000):
+            sender.sendto(b"<13>" + b"x" * 1000, ("127.0.0.1", server.syslog_port))
+            if number % 1000 == 0:
+                assert server.request("GET", "/livez").status == 200
+        store.start()
+        server.wait_for("/readyz")
+        wait_until(lambda: "takes lines again" in server.log, "the store to take lines")
+        wait_until(lambda: server.length() > 1000, "the datagrams that were kept")
+        assert server.length() < 20_000
+
+        def one_more() -> bool:
+            sender.sendto(b"<13>last", ("127.0.0.1", server.syslog_port))
+            if server.length() > 100:
+                server.request("DELETE", f"/q/{HERE}")
+            message = pop(server, HERE)
+            return message is not None and "<13>last" in message["value"]
+
+        wait_until(one_more, "a datagram after that")
 
 
 def test_what_was_taken_is_with_the_store_when_the_daemon_ends(make, valkey):

@@ -14,8 +14,15 @@ end
 
 local function make_entries(id)
   local entries = {}
+  if ttls == '' then  -- half the time of the other way, for the many messages of one call
+    local pack, rest = struct.pack, struct.pack('>I6I6', now, 0)
+    for i = 1, n do
+      entries[i] = pack('>I7', id + i) .. rest .. ARGV[4 + i]
+    end
+    return entries
+  end
   for i = 1, n do
-    local ttl = ttls == '' and 0 or struct.unpack('>I6', ttls, 6 * i - 5)
+    local ttl = struct.unpack('>I6', ttls, 6 * i - 5)
     entries[i] = struct.pack('>I7I6I6', id + i, now, ttl > 0 and now + ttl or 0) .. ARGV[4 + i]
   end
   return entries
