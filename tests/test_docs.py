@@ -11,7 +11,12 @@ import pytest
 from restmq.web.application import ROUTES
 from tests.support import DEADLINE_SECONDS, RESTMQD, ROOT, free_port, twistd, wait_until
 
-PROGRAMS = {"protocol": RESTMQD, "streams": RESTMQD, "xmlrpc": RESTMQD, "collectd": twistd("collectd")}
+PROGRAMS = {
+    "protocol": RESTMQD,
+    "streams": RESTMQD,
+    "xmlrpc": RESTMQD,
+    "collectd": twistd("collectd"),
+}
 PROGRAMS["syslog"] = twistd("syslogd")
 PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in PROGRAMS}
 HERE = "http://localhost:8888"
@@ -91,7 +96,9 @@ def test_every_example_prints_what_it_shows(page, daemon, tool, tmp_path):
 @pytest.mark.parametrize("pattern", [route[0] for route in ROUTES])
 def test_every_route_has_an_example(pattern):
     spelt = re.compile(re.escape(HERE) + pattern + r"(?:\?[^ ']*)?(?=[' \n])")
-    commands = [example.command.replace("'", "") + "\n" for page in PAGES for example in examples(page)]
+    commands = [
+        example.command.replace("'", "") + "\n" for page in PAGES for example in examples(page)
+    ]
     assert any(spelt.search(command) for command in commands), pattern
 
 
