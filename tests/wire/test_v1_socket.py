@@ -116,7 +116,11 @@ def test_messages_of_an_open_queue_arrive(session: Session, server: Daemon, queu
         ({"body": "s", "encoding": "json"}, {"body": "s", "encoding": "json"}),
         ({"body": "/wA=", "encoding": "base64"}, {"body": "/wA=", "encoding": "base64"}),
         (
-            {"body": base64.b64encode(b"abc").decode(), "encoding": "base64", "content_type": "a/b"},
+            {
+                "body": base64.b64encode(b"abc").decode(),
+                "encoding": "base64",
+                "content_type": "a/b",
+            },
             {"body": "abc", "encoding": "text", "content_type": "a/b"},
         ),
     ],
@@ -212,7 +216,10 @@ def test_coming_back_with_a_cursor(connect: Connect, server: Daemon, queue: str)
         ({"cmd": "put", "queue": "a//b", "body": "x"}, "bad_request"),
         ({"cmd": "put", "queue": "q", "body": 1, "encoding": "text"}, "bad_request"),
         ({"cmd": "put", "queue": "q", "body": "!", "encoding": "base64"}, "bad_request"),
-        ({"cmd": "put", "queue": "q", "body": "{", "content_type": "application/json"}, "bad_request"),
+        (
+            {"cmd": "put", "queue": "q", "body": "{", "content_type": "application/json"},
+            "bad_request",
+        ),
         ({"cmd": "put", "queue": "q", "body": "x", "ttl": -1}, "bad_request"),
         ({"cmd": "put", "queue": "q", "body": "x", "ttl": True}, "bad_request"),
         ({"cmd": "put", "queue": "q", "body": "x" * 1048577}, None),
