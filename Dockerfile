@@ -42,5 +42,5 @@ VOLUME /data
 EXPOSE 8888
 # /livez says that the loop turns. Whether the store answers is /readyz, and no reason to restart.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=10s CMD ["healthcheck"]
-# The default of ten seconds before SIGKILL is short for a big store: docker stop -t 30.
+# The default of ten seconds before SIGKILL is short: docker stop -t 45.
 ENTRYPOINT ["entrypoint"]

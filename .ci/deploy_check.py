@@ -61,6 +61,7 @@ def debian_package(python: str, work: Path) -> None:
     if first != "#!/opt/restmq/bin/python":
         fail(f"restmqd in the package begins with {first}")
     for name in (
+        "usr/bin/restmq",
         "usr/bin/restmqd",
         "usr/bin/restmq_engine",
         "usr/lib/systemd/system/restmq.service",

@@ -76,12 +76,12 @@ class Script:
 
 
 @pytest.fixture
-def script() -> Iterator[Script]:
-    """In a folder that other users may enter, unlike pytest's."""
+def script(request: pytest.FixtureRequest) -> Iterator[Script]:
+    """`restmq_server`, in a folder that other users may enter, unlike pytest's."""
     with tempfile.TemporaryDirectory(prefix="rmq-start-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        made = Script(folder)
+        made = Script(folder, getattr(request, "param", "restmq_server"))
         yield made
         if made.pidfile.exists():
             made.stop()
@@ -135,6 +135,20 @@ def test_in_the_background_with_pid_and_log(script: Script) -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert not script.pidfile.exists()
+    assert "Server Shut Down" in script.log
+
+
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [("collectd_restmq_server", []), ("syslogd_restmq_server", ["--syslog-port"])],
+    indirect=["script"],
+)
+def test_the_doors_of_collectd_and_syslog_run_in_the_background_too(
+    script: Script, options: list[str]
+) -> None:
+    script.background(*options, *(str(free_port()) for _ in options))
+    assert script.livez() == 200
+    script.stop()
     assert "Server Shut Down" in script.log
 
 

@@ -21,6 +21,7 @@ from restmq.web.rest import (
     StatsAll,
 )
 from restmq.web.v1.leases import Ack, Nack
+from restmq.web.v1.problems import ErrorPage
 from restmq.web.v1.queues import Messages, Settings
 from restmq.web.v1.socket import Socket
 from restmq.web.v1.streams import ManyStreams, QueueStream, Sse
@@ -53,6 +54,7 @@ ROUTES: Final[tuple[Rule, ...]] = (
     (r"/v1/queues/(.+)/settings", Settings),  #      GET c, PUT PATCH p
     (r"/v1/stream", ManyStreams),  #                 GET comet: of several queues
     (r"/v1/ws", Socket),  #        GET w or p, by command: a WebSocket
+    (r"/errors/([a-z_]+)", ErrorPage),  #            GET none: a page for each error of /v1
     (r"/v1/ack", Ack),  #          POST comet or c
     (r"/v1/nack", Nack),  #        POST comet or c
     (r"/xmlrpc", XmlRpc),  #       POST p or c, by method

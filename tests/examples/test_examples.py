@@ -81,14 +81,10 @@ def test_rest_notices_a_wrong_answer(tool: Tool) -> None:
 
 
 def test_xmlrpc(common_daemon: Daemon) -> None:
-    if common_daemon.request("POST", "/xmlrpc").status == 404:
-        pytest.skip("this broker has no /xmlrpc yet; take this line out when it has")
     assert run_python("test_xmlrpc.py", "--url", common_daemon.url).endswith("\nok\n")
 
 
 def test_sse(common_daemon: Daemon) -> None:
-    if common_daemon.request("PUT", "/sse/probe").status == 404:  # else PUT is 405
-        pytest.skip("this broker has no /sse/NAME yet; take these lines out when it has")
     assert run_python("test_sse.py", "--url", common_daemon.url).endswith("\nok\n")
 
 

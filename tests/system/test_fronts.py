@@ -213,6 +213,15 @@ def test_websocket_frames_go_both_ways(front: Any) -> None:
         client.close()
 
 
+def test_the_websocket_of_v1_is_welcomed(front: Any) -> None:
+    client = Socket(front.front.port, f"{front.front.prefix}/v1/ws")
+    try:
+        assert client.status == 101
+        assert json.loads(client.frame()[1])["type"] == "welcome"
+    finally:
+        client.close()
+
+
 def test_a_large_message_goes_through(front: Any) -> None:
     """Nothing but the broker's own limit counts, and its answer is what the client sees."""
     queue = f"{front.own}:large"

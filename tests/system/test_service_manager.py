@@ -16,6 +16,8 @@ import pytest
 from tests.conftest import StartDaemon, StartValkey
 from tests.support import DEADLINE_SECONDS, ROOT, ValkeyServer, free_port, wait_until
 
+PROCESSES = pytest.mark.parametrize("processes", ["1", "2"])
+
 
 class Manager:
     """Hears what is said to NOTIFY_SOCKET."""
@@ -48,9 +50,11 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
     made.close()
 
 
-def test_ready_beats_and_stopping(daemon: StartDaemon, manager: Manager) -> None:
+@PROCESSES
+def test_ready_beats_and_stopping(daemon: StartDaemon, manager: Manager, processes: str) -> None:
     """Type=notify, WatchdogSec=: systemd knows when it takes messages, and that its loop turns."""
-    broker = daemon(env={**manager.environ, "WATCHDOG_USEC": "200000"}, start=False)
+    watched = {**manager.environ, "WATCHDOG_USEC": "200000"}
+    broker = daemon("--processes", processes, env=watched, start=False)
     process = broker.launch()
     assert manager.until("READY=1").startswith("READY=1\nSTATUS=the broker is ready")
     assert set(manager.said[:-1]) == {"EXTEND_TIMEOUT_USEC=20000000"}
@@ -121,7 +125,7 @@ def ask(address: str | tuple[str, int], path: str, *, method: str = "GET") -> by
         return b"".join(parts)
 
 
-@pytest.mark.parametrize("processes", ["1", "2"])
+@PROCESSES
 def test_the_first_connection_starts_it(
     tool: Callable[[str], str], valkey: ValkeyServer, tmp_path: Path, processes: str
 ) -> None:
@@ -150,8 +154,9 @@ def hand_over(listening: socket.socket, *options: str) -> list[str]:
     return ["bash", "-c", script, "bash", str(listening.fileno()), *daemon]
 
 
+@PROCESSES
 def test_who_comes_during_a_restart_waits_and_is_served(
-    valkey: ValkeyServer, tmp_path: Path
+    valkey: ValkeyServer, tmp_path: Path, processes: str
 ) -> None:
     """A new version is installed, and no client sees a refused connection."""
     with socket.socket() as listening:
@@ -159,7 +164,7 @@ def test_who_comes_during_a_restart_waits_and_is_served(
         listening.listen()
         listening.set_inheritable(True)
         address = listening.getsockname()
-        command = hand_over(listening, "--redis-url", valkey.url)
+        command = hand_over(listening, "--redis-url", valkey.url, "--processes", processes)
         with running(tmp_path, command, pass_fds=[listening.fileno()]) as process:
             assert b" 200 " in ask(address, "/livez")
             process.terminate()

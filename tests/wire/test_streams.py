@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
+from restmq.web.v1.problems import CODES, CODES_OF_STATUS, TITLES
 from tests.support import Daemon, wait_until
 from tests.wire.clients import Comet, add, command, get, pop, post
 
@@ -398,6 +400,16 @@ def test_a_new_queue_of_an_old_door_is_open(server: Daemon, queue: str) -> None:
     put(server, f"{queue}-jobs", "x")
     settings = json.loads(get(server, f"/v1/queues/{queue}-jobs/settings").body)
     assert (settings["mode"], settings["delivery"]) == ("jobs", "roundrobin")
+
+
+def test_every_code_has_a_page(server: Daemon) -> None:
+    for code, (title, cure) in TITLES.items():
+        page = get(server, f"/errors/{code}")
+        assert page.status == 200
+        assert html.escape(title).encode() in page.body
+        assert html.escape(cure).encode() in page.body
+    assert get(server, "/errors/nonsense").status == 404
+    assert set(CODES.values()) | set(CODES_OF_STATUS.values()) <= set(TITLES)
 
 
 # -- what is refused ------------------------------------------------------------------------------

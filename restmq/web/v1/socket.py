@@ -48,8 +48,9 @@ from restmq.web.stream import (
     Stream,
     bound_kernel_buffer,
 )
-from restmq.web.v1.endpoint import V1Endpoint, code_of, v1_name
+from restmq.web.v1.endpoint import V1Endpoint, v1_name
 from restmq.web.v1.leases import acknowledge, read_receipts, results
+from restmq.web.v1.problems import code_of
 from restmq.web.v1.queues import stated_type
 from restmq.web.wires import Encoder, Gap, Wire, retry_ms
 
