@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from restmq.core import delivery
+from restmq.core.dealt import ACKS
 from restmq.core.delivery import LAG_MESSAGES, Feed
 from restmq.core.port import ROOM, Hello, Joined, Report, Settled, Window
 from restmq.message import Batch
@@ -585,3 +586,90 @@ def test_memory_of_what_passed_is_bounded(dealt: bool) -> None:
     assert len(stage.feed._recent) <= delivery.WINDOW + 1
     assert not stage.feed._hands._chunks
     assert not stage.feed._hands._unanswered
+
+
+# ---- consumers that acknowledge
+
+
+def leased(count: int) -> tuple[Stage, Client]:
+    """A stage on which so many messages were dealt to one client that acknowledges."""
+    worker = Client(acks=True)
+    stage = Stage(worker)
+    numbers = [ACKS + 1] * count
+    stage.feed.received(chunk(0, range(1, count + 1), numbers=numbers))
+    return stage, worker
+
+
+def mark(*ids: int, pos: int, epoch: int = EPOCH) -> bytes:
+    return b"A" + b"".join(
+        n.to_bytes(7, "big") for n in (epoch, *(x for i in ids for x in (pos, i)))
+    )
+
+
+def test_a_leased_message_is_done_when_the_store_says_so() -> None:
+    stage, worker = leased(3)
+    assert worker.batches[0].dealt_pos == 3
+    stage.feed.drained(worker)
+    assert stage.asked() == [], "that the client has it is not enough"
+    stage.feed.received(mark(1, 3, pos=3))
+    report = stage.answer_confirm()
+    assert report.slots == [(ACKS + 1, 2)]
+    assert report.settled == [Settled(3, False, [1, 3], [])]
+    stage.feed.received(mark(1, 2, 99, pos=3))
+    report = stage.answer_confirm()
+    assert report.slots == [(ACKS + 1, 1)]
+    assert report.settled == [Settled(3, True, [], [])]
+
+
+def test_marks_of_another_life_or_chunk_change_nothing() -> None:
+    stage, _ = leased(1)
+    stage.feed.received(mark(1, pos=1, epoch=EPOCH + 1))
+    stage.feed.received(mark(1, pos=7))
+    assert stage.asked() == []
+
+
+def test_what_was_not_acknowledged_in_time_goes_back_once() -> None:
+    stage, worker = leased(3)
+    stage.feed.received(mark(2, pos=3))
+    stage.answer_confirm()
+    assert stage.feed.give_back(worker, 3, [1, 2, 3]) == 2
+    report = stage.answer_confirm()
+    assert report.slots == [(ACKS + 1, 2)]
+    assert report.settled == [Settled(3, True, [], [1, 3])]
+    assert stage.feed.give_back(worker, 3, [1, 2, 3]) == 0
+    stage.feed.received(mark(1, pos=3))
+    assert stage.asked() == []
+
+
+def test_a_worker_that_goes_gives_back_what_it_did_not_acknowledge() -> None:
+    stage, worker = leased(2)
+    stays = Client()
+    stage.feed.attach(stays)
+    stage.answer_confirm()
+    stage.feed.received(mark(1, pos=2))
+    stage.answer_confirm()
+    stage.feed.detach(worker)
+    assert stage.answer_confirm().settled == [Settled(2, True, [], [2])]
+
+
+def test_the_room_of_a_worker_is_its_buffer() -> None:
+    worker = Client(acks=True, room=5)
+    port = Port()
+    feed = Feed("q", port)
+    feed.attach(worker)
+    feed.subscribed()
+    hello = port.asked[-1][1]
+    assert isinstance(hello, Hello)
+    assert hello.slots == [(ACKS + 1, 5)]
+
+
+def test_a_worker_of_a_daemon_that_was_forgotten_has_all_its_room_again() -> None:
+    """The store took the messages back: their receipts are stale, and nobody waits for them."""
+    stage, worker = leased(4)
+    stage.feed.subscribed()
+    hello = stage.the("join")
+    assert isinstance(hello, Hello)
+    assert hello.slots == [(ACKS + 1, ROOM - 4)]
+    stage.feed.joined(Joined(False, EPOCH, 0, 0, 4, 0))
+    assert stage.answer_confirm().slots == [(ACKS + 1, 4)]
+    assert stage.feed.give_back(worker, 4, [1, 2, 3, 4]) == 0
