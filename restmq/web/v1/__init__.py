@@ -1,1 +1,1 @@
-"""The routes under ``/v1``: one vocabulary for HTTP, streams and WebSocket (docs/api.md)."""
+"""The routes under ``/v1``: one vocabulary for HTTP, streams and WebSocket (docs/streams.md)."""
