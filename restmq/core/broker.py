@@ -25,7 +25,7 @@ from restmq.redis.pipeline import encode
 from restmq.redis.scripts import load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from twisted.internet.interfaces import IReactorTime
 
@@ -200,9 +200,9 @@ class Broker:
         """
         self._feeds.replay(queue, epoch, after, answer)
 
-    def give_back(self, queue: str, consumer: Consumer, pos: int, ids: Iterable[int]) -> int:
-        """The lease of messages is over: what was not acknowledged goes to another consumer."""
-        return self._feeds.give_back(queue, consumer, pos, ids)
+    def give_back(self, queue: str, consumer: Consumer, now: float) -> float | None:
+        """What is due by now and was not acknowledged goes to another consumer; when the next is due."""
+        return self._feeds.give_back(queue, consumer, now)
 
     def count_missed(self, queue: str, count: int) -> None:
         """A slow consumer lost so many messages."""

@@ -24,6 +24,8 @@ ACKS = 1 << 31
 class Slot:
     """A consumer's place in the turn; ``used`` is the room that dealt messages hold.
 
+    ``waiting`` are the messages in its hand, in the order they came, and when each is due.
+
     ``behind``: it was handed broadcast messages that are not all with the kernel.
     """
 
@@ -35,7 +37,7 @@ class Slot:
         self.had_chunks = had_chunks
         self.used = 0
         self.told = self.behind = False
-        self.waiting: dict[tuple[Dealt, int], None] = {}
+        self.waiting: dict[tuple[Dealt, int], float] = {}
 
 
 class Dealt:
@@ -147,7 +149,8 @@ class Hands:
         entries = [dealt.entries[i] for i in indexes]
         slot.used += sum(map(cost, entries))
         messages: list[Message] = [decode_entry(self.queue, entry) for entry in entries]
-        slot.waiting.update(dict.fromkeys([(dealt, i) for i in indexes]))
+        due = slot.consumer.due() if slot.consumer.acks else 0.0
+        slot.waiting.update(dict.fromkeys([(dealt, i) for i in indexes], due))
         batch = Batch(messages, sum(map(len, entries)), dealt.pos, epoch)
         if slot.consumer.deliver(batch):
             self.drained(slot)
@@ -168,22 +171,22 @@ class Hands:
             if dealt is None or index is None:
                 continue
             slot = self._by_number.get(dealt.numbers[index])
-            if slot is not None and slot.waiting.pop((dealt, index), 0) is None:
+            if slot is not None and slot.waiting.pop((dealt, index), None) is not None:
                 self._done(slot, dealt, index)
 
-    def give_back(self, consumer: Consumer, pos: int, ids: Iterable[int]) -> int:
-        """The lease of these messages is over: what is not done of them goes back; how many."""
-        slot, dealt = self.slots.get(consumer), self._chunks.get(pos)
-        if slot is None or dealt is None:
-            return 0
-        count = 0
-        for number in ids:
-            index = dealt.place(number)
-            if index is not None and slot.waiting.pop((dealt, index), 0) is None:
-                self._free(slot, dealt, index)
-                _give_back(dealt, index)
-                count += 1
-        return count
+    def give_back(self, consumer: Consumer, now: float) -> float | None:
+        """What is due by now goes back; when the next is due, None if nothing is."""
+        slot = self.slots.get(consumer)
+        if slot is None:
+            return None
+        while slot.waiting:
+            (dealt, index), due = next(iter(slot.waiting.items()))
+            if due > now:
+                return due
+            del slot.waiting[dealt, index]
+            self._free(slot, dealt, index)
+            _give_back(dealt, index)
+        return None
 
     def _done(self, slot: Slot, dealt: Dealt, index: int) -> None:
         self._free(slot, dealt, index)

@@ -123,12 +123,11 @@ class Feed:
         if self._hands.detach(consumer):
             self._step()
 
-    def give_back(self, consumer: Consumer, pos: int, ids: Iterable[int]) -> int:
-        """The lease of these messages of a dealt chunk is over; how many were not acknowledged."""
-        count = self._hands.give_back(consumer, pos, ids)
-        if count:
-            self._step()
-        return count
+    def give_back(self, consumer: Consumer, now: float) -> float | None:
+        """Leases that end by now are over; when the next one ends, None if there is none."""
+        due = self._hands.give_back(consumer, now)
+        self._step()
+        return due
 
     def _rewind(self) -> None:
         """What is with no kernel yet is still in the window: who has not had it shall have it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -61,10 +61,10 @@ class Feeds:
         if feed is not None:
             feed.drained(consumer)
 
-    def give_back(self, queue: str, consumer: Consumer, pos: int, ids: Iterable[int]) -> int:
-        """The lease of messages of a dealt chunk is over: see `Feed.give_back`."""
+    def give_back(self, queue: str, consumer: Consumer, now: float) -> float | None:
+        """Leases are over: see `Feed.give_back`."""
         feed = self._feeds.get(queue)
-        return 0 if feed is None else feed.give_back(consumer, pos, ids)
+        return None if feed is None else feed.give_back(consumer, now)
 
     def replay(
         self, queue: str, epoch: int, after: int, answer: Callable[[commands.Replay], None]

@@ -32,6 +32,9 @@ class Consumer(Protocol):
     def acks(self) -> bool:
         """See above; it never changes."""
 
+    def due(self) -> float:
+        """When a message that is handed out now must be acknowledged; asked of ``acks`` only."""
+
     def deliver(self, batch: Batch) -> bool:
         """Take messages; True if every byte is with the kernel, else `Feed.drained` is called later."""
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 from twisted.internet import tcp
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from restmq.core.commands import Replay
@@ -214,6 +214,7 @@ class StreamConsumer:
         "_queue",
         "_replaying",
         "_stream",
+        "_timer",
         "_told",
         "_way",
         "acks",
@@ -231,6 +232,7 @@ class StreamConsumer:
         self._encode: Encoder = stream.wire.encoder(0)
         self._buffer: Buffer | None = None  # made when first needed: most never are
         self._replaying: _Replaying | None = None
+        self._timer: IDelayedCall | None = None
         self._told = 0
         self._over = False
         self.clogged = False
@@ -330,6 +332,9 @@ class StreamConsumer:
 
     def _leave(self) -> None:
         self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._stream.choices.observe:
             self._broker.unobserve(self._queue, self)
         else:
@@ -337,13 +342,29 @@ class StreamConsumer:
 
     # ---- leases
 
+    def due(self) -> float:
+        """When a message that is handed out now must be acknowledged."""
+        now: float = self._broker.clock.seconds()
+        return now + (self._stream.choices.lease or 0.0)
+
+    def _leases_over(self) -> None:
+        """One timer for all: it goes off when the oldest message in hand is due."""
+        self._timer = None
+        now = self._broker.clock.seconds()
+        due = self._broker.give_back(self._queue, self, now)
+        if due is not None and not self._over:
+            self._timer = self._broker.clock.callLater(max(0.0, due - now), self._leases_over)
+
     def _leased(self, batch: Batch) -> bytes:
         lease = self._stream.choices.lease or 0.0
         wire, pos, now = self._stream.wire, batch.dealt_pos, self._broker.clock.seconds()
         until = int((now + lease) * 1000)
-        ids = [message.id for message in batch.messages]
-        self._broker.clock.callLater(lease, self._broker.give_back, self._queue, self, pos, ids)
-        receipts = [Receipt(self._queue, batch.epoch, pos, number).encode() for number in ids]
+        if self._timer is None:
+            self._timer = self._broker.clock.callLater(lease, self._leases_over)
+        receipts = [
+            Receipt(self._queue, batch.epoch, pos, message.id).encode()
+            for message in batch.messages
+        ]
         return b"".join(
             [
                 wire.leased(message, receipt, until)

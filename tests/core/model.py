@@ -61,8 +61,12 @@ class Listener:
         self.received: list[int] = []
         self.in_hand: list[int] = []
         self.leased: list[Leased] = []
-        self.leases: list[tuple[int, list[int]]] = []
+        self.dues = 0
         self.ended = False
+
+    def due(self) -> float:
+        self.dues += 1
+        return self.dues
 
     def lost(self, count: int) -> None:
         pass
@@ -75,7 +79,6 @@ class Listener:
             self.leased += [
                 Leased(batch.epoch, batch.dealt_pos, m.id, serial(m)) for m in batch.messages
             ]
-            self.leases.append((batch.dealt_pos, [m.id for m in batch.messages]))
             return True
         if self.slow:
             self.in_hand += ids
@@ -376,10 +379,10 @@ class World:
                 self.acked.append(one.serial)
                 listener.received.append(one.serial)
 
-    def lease_over(self, daemon: Daemon, listener: Listener) -> None:
-        """The lease of what it got first is over; the listener does not know and may still ack."""
-        if listener.leases:
-            daemon.feed.give_back(listener, *listener.leases.pop(0))
+    def lease_over(self, daemon: Daemon, listener: Listener, all_of_them: bool = False) -> None:
+        """Leases end; the listener does not know and may still acknowledge."""
+        by = listener.dues if all_of_them else self.random.randrange(listener.dues + 1)
+        daemon.feed.give_back(listener, by)
 
     def settle(self) -> None:
         """Let everything that is under way come to rest, with a tick for what waits on time."""
@@ -388,8 +391,7 @@ class World:
             self.now += 4000
             for daemon in self.daemons:
                 for listener in daemon.consumers:
-                    while listener.leases:
-                        self.lease_over(daemon, listener)
+                    self.lease_over(daemon, listener, all_of_them=True)
             for daemon in self.daemons:
                 daemon.feed.tick()
         self.rest()

@@ -52,7 +52,11 @@ class Client:
         self.ids: list[int] = []
         self.batches: list[Batch] = []
         self.missed = 0
+        self.now = 0.0
         self.ended = False
+
+    def due(self) -> float:
+        return self.now + 30
 
     def deliver(self, batch: Batch) -> bool:
         self.ids += [message.id for message in batch.messages]
@@ -632,11 +636,13 @@ def test_what_was_not_acknowledged_in_time_goes_back_once() -> None:
     stage, worker = leased(3)
     stage.feed.received(mark(2, pos=3))
     stage.answer_confirm()
-    assert stage.feed.give_back(worker, 3, [1, 2, 3]) == 2
+    assert stage.feed.give_back(worker, 29) == 30
+    assert stage.asked() == []
+    assert stage.feed.give_back(worker, 30) is None
     report = stage.answer_confirm()
     assert report.slots == [(ACKS + 1, 2)]
     assert report.settled == [Settled(3, True, [], [1, 3])]
-    assert stage.feed.give_back(worker, 3, [1, 2, 3]) == 0
+    assert stage.feed.give_back(worker, 99) is None
     stage.feed.received(mark(1, pos=3))
     assert stage.asked() == []
 
@@ -672,4 +678,16 @@ def test_a_worker_of_a_daemon_that_was_forgotten_has_all_its_room_again() -> Non
     assert hello.slots == [(ACKS + 1, ROOM - 4)]
     stage.feed.joined(Joined(False, EPOCH, 0, 0, 4, 0))
     assert stage.answer_confirm().slots == [(ACKS + 1, 4)]
-    assert stage.feed.give_back(worker, 4, [1, 2, 3, 4]) == 0
+    assert stage.feed.give_back(worker, 99) is None
+
+
+def test_leases_end_one_after_the_other() -> None:
+    stage, worker = leased(1)
+    worker.now = 10.0
+    stage.feed.received(chunk(1, [2, 3], numbers=[ACKS + 1] * 2))
+    stage.feed.received(mark(2, pos=3))
+    stage.answer_confirm()
+    assert stage.feed.give_back(worker, 35) == 40
+    assert stage.answer_confirm().settled == [Settled(1, True, [], [1])]
+    assert stage.feed.give_back(worker, 40) is None
+    assert stage.answer_confirm().settled == [Settled(3, True, [], [3])]
