@@ -448,7 +448,10 @@ class Streams:
         query: str = "",
     ) -> Comet:
         """A consumer that is read from now on. ``receive_bytes`` is its SO_RCVBUF."""
-        comet = kind(daemon.port, queue, receive_bytes, query=query)
+        return self.adopt(kind(daemon.port, queue, receive_bytes, query=query))
+
+    def adopt(self, comet: Comet) -> Comet:
+        """Read a consumer that nobody has read so far."""
         self._comets.append(comet)
         self._listen(comet)
         return comet

@@ -47,8 +47,8 @@ class Events(_OfV1):
             self.ended = True
             return
         assert chunk.endswith(b"\n\n"), chunk
-        if chunk.startswith(b"event: "):
-            word, _, data = chunk[len("event: ") :].partition(b"\ndata: ")
+        if (at := chunk.find(b"event: ", 0, 30)) >= 0:  # a retry may be before it
+            word, _, data = chunk[at + len("event: ") :].partition(b"\ndata: ")
             self._note(word.decode(), json.loads(data))
         elif not chunk.startswith(b":"):
             assert chunk.startswith((b"id: ", b"data: ")), chunk
