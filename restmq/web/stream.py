@@ -335,6 +335,7 @@ class StreamConsumer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._replaying = None
         if self._stream.choices.observe:
             self._broker.unobserve(self._queue, self)
         else:
@@ -405,6 +406,8 @@ class StreamConsumer:
 
     def _drained(self) -> None:
         """The transport is empty: send what waits; tell the broker when nothing does."""
+        if self._over:  # the stream's end is with the client: nothing may follow
+            return
         self.clogged = False
         while self._buffer:
             if not self._way.send(self._encoded_part(self._buffer.take())):

@@ -14,7 +14,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Self
+from contextlib import suppress
+from typing import Any, NamedTuple, Self
 from urllib.parse import quote, quote_plus
 
 from tests.support import DEADLINE_SECONDS, Daemon, wait_until
@@ -76,12 +77,22 @@ class Client:
 
     def request(self, method: str, path: str, body: bytes = b"", kind: str = "") -> Answer:
         """Send one request and wait for its reply; Gone if none comes."""
+        self._send(method, path, body, kind)
+        return self.answer()
+
+    def _send(self, method: str, path: str, body: bytes = b"", kind: str = "") -> None:
         lines = [f"{method} {path} HTTP/1.1", f"Host: localhost:{self.port}"]
         if body or method == "POST":
             kind = kind or "application/x-www-form-urlencoded"
             lines += [f"Content-Type: {kind}", f"Content-Length: {len(body)}"]
         try:
             self.socket.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+        except (ConnectionError, TimeoutError) as error:
+            raise Gone(repr(error)) from error
+
+    def answer(self) -> Answer:
+        """Wait for the reply to what was sent; Gone if none comes."""
+        try:
             return self._answer()
         except (ConnectionError, TimeoutError) as error:
             raise Gone(repr(error)) from error
@@ -108,7 +119,12 @@ class Client:
 
     def post(self, queue: str, body: bytes) -> Answer:
         """Add a message, as curl -d would."""
-        return self.request("POST", f"/q/{quote(queue)}", b"value=" + quote_plus(body).encode())
+        self.send_post(queue, body)
+        return self.answer()
+
+    def send_post(self, queue: str, body: bytes) -> None:
+        """The same without waiting; `answer` is to be called before anything else."""
+        self._send("POST", f"/q/{quote(queue)}", b"value=" + quote_plus(body).encode())
 
     def add(self, queue: str, body: bytes) -> int:
         """Add a message that must be acknowledged; its number."""
@@ -190,44 +206,70 @@ class Ledger:
             self.refused[body] = answer
 
 
+def _close(clients: Iterable[Client]) -> None:
+    for client in clients:
+        client.close()
+
+
 class Posting:
     """Producers at work: each posts its share of the bodies in order, to daemons at random.
 
-    A daemon that ends is left out from then on; with none left the rest is not posted. ``join``
-    waits for all and gives the ledger.
+    A producer has so many posts on the way as ``burst`` says. A daemon that ends is left out from then on; with
+    none left the rest is not posted. ``join`` waits for all and gives the ledger.
     """
 
     def __init__(
-        self, ports: Sequence[int], queue: str, bodies: Iterable[bytes], producers: int = 6
+        self,
+        ports: Sequence[int],
+        queue: str,
+        bodies: Iterable[bytes],
+        producers: int = 6,
+        burst: int = 1,
     ) -> None:
         self.ledger = Ledger()
-        self._ports, self._queue = list(ports), queue
+        self._ports, self._queue, self._burst = list(ports), queue, burst
+        self._enough = False
         bodies = list(bodies)
         self._pool = ThreadPoolExecutor(producers)
         shares = [bodies[i::producers] for i in range(producers)]
         self._work = [self._pool.submit(self._post, share) for share in shares]
 
     def _post(self, bodies: list[bytes]) -> None:
-        clients = {port: Client(port) for port in self._ports}
+        clients = {port: [Client(port) for _ in range(self._burst)] for port in self._ports}
         chance = random.Random(bodies[0])
         try:
-            for body in bodies:
-                if not clients:
+            for start in range(0, len(bodies), self._burst):
+                if self._enough or not clients:
                     return
                 port = chance.choice(list(clients))
-                try:
-                    answer = clients[port].post(self._queue, body)
-                except Gone:
-                    answer = None
-                    clients.pop(port).close()
-                self.ledger.note(body, answer)
+                if not self._post_part(clients[port], bodies[start : start + self._burst]):
+                    _close(clients.pop(port))
         finally:
-            for client in clients.values():
-                client.close()
+            for some in clients.values():
+                _close(some)
+
+    def _post_part(self, clients: list[Client], bodies: list[bytes]) -> bool:
+        """Post each on a connection of its own; False if the daemon is gone."""
+        asked = list(zip(clients, bodies, strict=False))
+        lost = False
+        for client, body in asked:
+            with suppress(Gone):  # its answer will not come
+                client.send_post(self._queue, body)
+        for client, body in asked:
+            try:
+                answer = client.answer()
+            except Gone:
+                answer, lost = None, True
+            self.ledger.note(body, answer)
+        return not lost
 
     def wait_for(self, count: int) -> None:
         """Wait until so many posts have come to an end."""
         wait_until(lambda: self.ledger.count() >= count, f"{count} posts", 60)
+
+    def stop(self) -> None:
+        """Post no more than what is on the way."""
+        self._enough = True
 
     def join(self) -> Ledger:
         """Wait until all bodies are posted."""
@@ -245,11 +287,25 @@ def bodies(count: int, name: str = "message") -> list[bytes]:
 # -- streams --------------------------------------------------------------------------------------
 
 
+class Note(NamedTuple):
+    """What is no message: ``missed`` or ``gap``, its members, and how many messages came before."""
+
+    word: str
+    value: dict[str, Any]
+    at: int
+
+
 class Comet:
     """One streaming consumer. ``lines`` are what it got, a line each, without CRLF.
 
-    ``warmth`` counts the messages of ``warm_up``, which are not among them.
+    ``warmth`` counts the messages of ``warm_up``, which are not among them. ``notes`` are what the
+    broker said besides.
     """
+
+    name = "comet"
+    path = "/c/{}"
+    headers: tuple[str, ...] = ()
+    head_has: tuple[bytes, ...] = (b"HTTP/1.1 200 ", b"\r\nTransfer-Encoding: chunked")
 
     def __init__(
         self, port: int, queue: str, receive_bytes: int | None = None, *, query: str = ""
@@ -257,6 +313,7 @@ class Comet:
         self.port = port
         self.head = b""
         self.lines: list[bytes] = []
+        self.notes: list[Note] = []
         self.warmth = 0
         self.ended = self.lost = False
         self._data = bytearray()
@@ -265,14 +322,19 @@ class Comet:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self.socket.settimeout(DEADLINE_SECONDS)
         self.socket.connect(("127.0.0.1", port))
-        self.socket.sendall(
-            f"GET /c/{quote(queue)}{query} HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n".encode()
-        )
+        path = self.path.format(quote(queue)) + query
+        lines = (f"GET {path} HTTP/1.1", f"Host: localhost:{port}", *self.headers)
+        self.socket.sendall("\r\n".join([*lines, "", ""]).encode())
 
     @property
     def messages(self) -> list[Delivered]:
         """All messages so far."""
-        return [delivered(line) for line in self.lines]
+        return list(map(self.delivered, self.lines))
+
+    @staticmethod
+    def delivered(line: bytes) -> Delivered:
+        """The message in a line."""
+        return delivered(line)
 
     @property
     def bodies(self) -> list[bytes]:
@@ -299,13 +361,8 @@ class Comet:
 
     def _parse(self) -> None:
         data, at = self._data, 0
-        if not self.head:
-            end = data.find(b"\r\n\r\n")
-            if end < 0:
-                return
-            self.head, at = bytes(data[:end]), end + 4
-            assert self.head.startswith(b"HTTP/1.1 200 "), self.head
-            assert b"\r\nTransfer-Encoding: chunked" in self.head, self.head
+        if not self._head_is_there():
+            return
         while not self.ended and (end := data.find(b"\r\n", at)) >= 0:
             size = int(data[at:end], 16)
             if len(data) < end + 2 + size + 2:
@@ -314,6 +371,16 @@ class Comet:
             at = end + 2 + size + 2
         del data[:at]
 
+    def _head_is_there(self) -> bool:
+        """Take the head from the data, if that has not been done."""
+        end = -1 if self.head else self._data.find(b"\r\n\r\n")
+        if end >= 0:
+            self.head = bytes(self._data[:end])
+            del self._data[: end + 4]
+            for part in self.head_has:
+                assert part in self.head, self.head
+        return bool(self.head)
+
     def _chunk(self, chunk: bytes) -> None:
         if not chunk:
             self.ended = True
@@ -321,8 +388,22 @@ class Comet:
             assert chunk.endswith(b"\r\n"), chunk
             if chunk.endswith(_WARM_UP_END):
                 self.warmth += 1
+            elif chunk.startswith(b'{"missed"'):
+                self._note("missed", json.loads(chunk))
             else:
                 self.lines.append(chunk[:-2])
+
+    def _note(self, word: str, value: dict[str, Any]) -> None:
+        self.notes.append(Note(word, value, len(self.lines)))
+
+    @property
+    def missed(self) -> int:
+        """How many messages it was told it missed."""
+        return sum(note.value["missed"] for note in self.notes if note.word == "missed")
+
+    def say_goodbye(self) -> None:
+        """Leave in good order: what was sent before still comes, then the end."""
+        self.socket.shutdown(socket.SHUT_WR)
 
     def read_to_end(self) -> None:
         """Read until the server has closed the connection."""
@@ -342,6 +423,7 @@ class Streams:
         self._comets: list[Comet] = []
         self._failure: BaseException | None = None
         self._stopping = False
+        self._reading = threading.Lock()
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> Self:
@@ -357,9 +439,19 @@ class Streams:
         if self._failure is not None:
             raise self._failure
 
-    def open(self, daemon: Daemon, queue: str, receive_bytes: int | None = None) -> Comet:
+    def open(
+        self,
+        daemon: Daemon,
+        queue: str,
+        receive_bytes: int | None = None,
+        kind: type[Comet] = Comet,
+        query: str = "",
+    ) -> Comet:
         """A consumer that is read from now on. ``receive_bytes`` is its SO_RCVBUF."""
-        comet = Comet(daemon.port, queue, receive_bytes)
+        return self.adopt(kind(daemon.port, queue, receive_bytes, query=query))
+
+    def adopt(self, comet: Comet) -> Comet:
+        """Read a consumer that nobody has read so far."""
         self._comets.append(comet)
         self._listen(comet)
         return comet
@@ -379,17 +471,19 @@ class Streams:
 
     def leave(self, comet: Comet) -> None:
         """Close one consumer, whether it is read or not."""
-        if comet.socket in self._selector.get_map():
-            self._selector.unregister(comet.socket)
-        self._comets.remove(comet)
-        comet.close()
+        with self._reading:
+            if comet.socket in self._selector.get_map():
+                self._selector.unregister(comet.socket)
+            self._comets.remove(comet)
+            comet.close()
 
     def _run(self) -> None:
         try:
             while not self._stopping:
                 for key, _ in self._selector.select(0.05):
-                    if not key.data.read():
-                        self._selector.unregister(key.fileobj)
+                    with self._reading:
+                        if key.data.socket.fileno() >= 0 and not key.data.read():
+                            self._selector.unregister(key.fileobj)
         except BaseException as error:  # noqa: BLE001 - it is raised at the end of the test
             self._failure = error
 

@@ -22,6 +22,14 @@ def peak_memory(pid: int) -> int:
     return _status(pid, "VmHWM")
 
 
+def proportional_memory(pid: int) -> int:
+    """Pss: resident bytes now, those shared with other processes divided by their number."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError("Pss")
+
+
 def _status(pid: int, name: str) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
