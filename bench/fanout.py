@@ -75,7 +75,7 @@ class Fanout(NamedTuple):
     size: int = 100
     per_second: float = 0.0
     sleepers: int = 0
-    limit_seconds: float = 90.0
+    limit_seconds: float = 180.0
 
     @property
     def deliveries(self) -> int:
