@@ -16,21 +16,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import rows, systems
-from bench.figures import Best, Figures, Measurement, best_of, judge, ratio, short, table
-from bench.rows import (
-    FULL,
-    GOALS,
-    IDLE_ROWS,
-    NCHAN,
-    NCHAN_REDIS,
-    OURS,
-    QUICK,
-    RESTMQ,
-    ROWS,
-    Row,
-    Scale,
-)
+from bench import systems
+from bench.alone import ALONE
+from bench.figures import Best, Measurement, best_of, judge, ratio, short, table
+from bench.goals import GOALS
+from bench.rows import FULL, NCHAN, NCHAN_REDIS, OURS, QUICK, RESTMQ, ROWS, Row, Scale
 from bench.systems import Missing, System
 
 CONFIGURATIONS = {NCHAN_REDIS: NCHAN}
@@ -77,12 +67,17 @@ def options(arguments: Sequence[str]) -> Options:
 
 
 @contextmanager
-def started(chosen: Options, stack: ExitStack) -> Iterator[dict[str, System]]:
-    """All systems that are installed, running at the same time; idle ones cost nothing."""
+def started(
+    chosen: Options, stack: ExitStack, more: Sequence[str] = ()
+) -> Iterator[dict[str, System]]:
+    """All systems that are installed, running at the same time; idle ones cost nothing.
+
+    ``more`` are further options of our daemon.
+    """
     running: dict[str, System] = {}
     with stack:
         starts: dict[str, Callable[[Path], System]] = {
-            RESTMQ: lambda folder: systems.restmq(folder, chosen.command)
+            RESTMQ: lambda folder: systems.restmq(folder, chosen.command, more)
         }
         if chosen.peers:
             starts |= systems.STARTS
@@ -113,7 +108,7 @@ def in_order(names: Sequence[str], number: int) -> Sequence[str]:
 
 
 def measure_rows(chosen: Options, number: int) -> Iterator[Measurement]:
-    """One round of all rows but the idle ones."""
+    """One round of all rows whose systems run together."""
     wanted = [row for row in ROWS if chosen.only.search(row.name)]
     if not wanted:
         return
@@ -125,15 +120,14 @@ def measure_rows(chosen: Options, number: int) -> Iterator[Measurement]:
                     yield measure(row, name, system, chosen.scale, number)
 
 
-def measure_idle(chosen: Options, number: int) -> Iterator[Measurement]:
-    """One round of the idle rows, each on a fresh daemon."""
-    for name, path in IDLE_ROWS.items():
-        if not chosen.only.search(name):
+def measure_alone(chosen: Options, number: int) -> Iterator[Measurement]:
+    """One round of the rows of our daemon alone, each on a fresh one."""
+    for row in ALONE:
+        if not chosen.only.search(row.name):
             continue
-        alone = chosen._replace(peers=False)
-        with started(alone, ExitStack()) as running:
-            found = rows.idle(running[RESTMQ], path, chosen.scale.idle_seconds)
-        yield Measurement(name, RESTMQ, number, Figures(0, 0.0), idle=found)
+        with started(chosen._replace(peers=False), ExitStack(), row.options) as running:
+            if RESTMQ in running:
+                yield row.measure(running[RESTMQ], chosen.scale)._replace(round=number)
 
 
 # ---- telling
@@ -158,12 +152,12 @@ HEAD = (
 )  # fmt: skip
 
 
-def cells(row: Row, one: Measurement, best: Best) -> Sequence[str]:
+def cells(one: Measurement, peer: str, best: Best) -> Sequence[str]:
     """A line of the table."""
     figures = one.figures
-    times = ratio(best, (row.name, one.system), (row.name, row.peer))
+    times = ratio(best, (one.row, one.system), (one.row, peer))
     return (
-        row.name,
+        one.row,
         one.system,
         short(figures.rate),
         "-" if times is None else f"{times:.2f}",
@@ -179,19 +173,33 @@ def cells(row: Row, one: Measurement, best: Best) -> Sequence[str]:
     )
 
 
+def memory_lines(one: Measurement) -> Iterator[str]:
+    """What a row of our daemon alone has to say besides."""
+    if one.idle is not None:
+        yield (
+            f"{one.row}: daemon {one.idle.cpu_percent:.2f} % CPU, store {one.idle.store_cpu_percent:.2f} %"
+        )
+        for lot in one.idle.lots:
+            yield (
+                f"  {lot.consumers} x {lot.kind}: connected in {lot.connect_seconds:.1f} s, "
+                f"{lot.connect_cpu_seconds:.1f} s of CPU; a consumer "
+                f"{lot.bytes_each / 1024:.1f} KiB, of the store {lot.store_bytes_each / 1024:.1f} KiB"
+            )
+    if one.growth is not None:
+        yield (
+            f"{one.row}: memory grew by {one.growth.daemon_bytes / 2**20:.1f} MiB, "
+            f"the store's by {one.growth.store_bytes / 2**20:.1f} MiB"
+        )
+
+
 def report(best: Best) -> str:
     """The whole result."""
-    lines = [cells(row, best[row.name, name], best) for row in ROWS for name in row.runs
+    lines = [cells(best[row.name, name], row.peer, best) for row in ROWS for name in row.runs
              if (row.name, name) in best]  # fmt: skip
+    alone = [best[row.name, RESTMQ] for row in ALONE if (row.name, RESTMQ) in best]
+    lines += [cells(one, "", best) for one in alone if one.idle is None]
     parts = [table(HEAD, lines)] if lines else []
-    for name in IDLE_ROWS:
-        found = best.get((name, RESTMQ))
-        if found is not None and found.idle is not None:
-            idle = found.idle
-            parts.append(
-                f"{name}: daemon {idle.cpu_percent:.2f} % CPU, {idle.bytes_each / 1024:.1f} KiB a consumer; "
-                f"store {idle.store_cpu_percent:.2f} % CPU, {idle.store_bytes_each / 1024:.1f} KiB"
-            )
+    parts += ["\n".join(memory_lines(one)) for one in alone if one.idle or one.growth]
     parts.append("\n".join(verdict.line() for verdict in judge(GOALS, best)))
     return "\n\n".join(parts)
 
@@ -201,7 +209,10 @@ def plain(one: Measurement) -> dict[str, Any]:
     return {
         **one._asdict(),
         "figures": {**one.figures._asdict(), "rate": one.figures.rate},
-        "idle": None if one.idle is None else one.idle._asdict(),
+        "idle": None
+        if one.idle is None
+        else {**one.idle._asdict(), "lots": [lot._asdict() for lot in one.idle.lots]},
+        "growth": None if one.growth is None else one.growth._asdict(),
     }
 
 
@@ -214,7 +225,7 @@ def main(arguments: Sequence[str]) -> int:
     say(f"requests by {'our own loop' if chosen.scale.own_load else 'wrk'}, {chosen.rounds} rounds")
     found: list[Measurement] = []
     for number in range(1, chosen.rounds + 1):
-        for step in (measure_rows, measure_idle):
+        for step in (measure_rows, measure_alone):
             for one in step(chosen, number):
                 say(progress(one))
                 found.append(one)

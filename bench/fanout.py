@@ -1,7 +1,7 @@
 """Fan-out load: messages published on some connections, counted on many streams.
 
 One process, one epoll loop, raw sockets. It serves any stream that carries each message as plain
-bytes: COMET lines, chunked HTTP, WebSocket frames without compression.
+bytes: COMET lines, chunked HTTP, events, WebSocket frames without compression.
 
 Every message bears ``MARK`` and its number. On most consumers only marks are counted, which costs
 about two microseconds for a read of sixty messages. On a sample of them (on all, where there are
@@ -11,11 +11,13 @@ one's latency is the time from its being sent to the read that brought it.
 The clock runs from the first message sent to the last one that arrived. Before it starts, probes
 are published until every consumer has had one; afterwards the loop listens on for a moment, to see
 what comes twice.
+
+Sleepers read the probes and then nothing until all is over. Then they must have had each message,
+or have been told in ``"missed": N`` that so many were dropped.
 """
 
 from __future__ import annotations
 
-import base64
 import gc
 import json
 import os
@@ -25,13 +27,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from bench.figures import Figures, percentile
 from bench.request_load import figures_in
 from bench.responses import request, response
+from bench.streams import Stream
 
 MARK = b"@@@@@@@@"
 """One byte over and over, so that a cut one shows at the very end of a read; long, because the
@@ -39,39 +42,52 @@ search steps by its length: 8 bytes cost a third of what one costs."""
 PROBE = b"probe^"
 READ_BYTES = 262144
 SAMPLED = 16
+KEPT_BYTES = 400_000_000
+"""What the sample may keep; with large messages it is smaller."""
 FEW_DELIVERIES = 300_000
 QUIET_SECONDS = 0.3
 PATIENCE_SECONDS = 10.0
-LIMIT_SECONDS = 90.0
+CONNECT_SECONDS = 60.0
 PROBE_SECONDS = 0.25
 
 _NUMBER = re.compile(MARK + rb"(\d+)x")
+_MISSED = re.compile(rb'"missed": ?(\d+)')
 
 
 class Fanout(NamedTuple):
     """Who sends what to whom, on a server on loopback.
 
-    ``form``: a message is sent as the form field ``value``, else as the whole body.
-    ``websocket``: consumers upgrade. ``each_once``: a message goes to one of the consumers, not
-    to all. ``more`` is further header lines of consumers' requests.
+    Consumers open the ``streams`` in turn. ``form``: a message is sent as the form field
+    ``value``, else as the whole body. ``each_once``: a message goes to one of the consumers, not
+    to all. ``per_second``: so many messages are sent, 0: each publisher sends the next when the
+    last is answered. The first ``sleepers`` consumers read nothing while the clock runs.
+    ``limit_seconds``: what has not come by then is lost.
     """
 
     port: int
-    subscribe_path: str
+    streams: Sequence[Stream]
     publish_path: str
     consumers: int
     publishers: int
     messages: int
     form: bool = True
-    websocket: bool = False
     each_once: bool = False
-    more: str = ""
     size: int = 100
+    per_second: float = 0.0
+    sleepers: int = 0
+    limit_seconds: float = 180.0
 
     @property
     def deliveries(self) -> int:
-        """How many there must be."""
-        return self.messages * (1 if self.each_once else self.consumers)
+        """How many there must be while the clock runs."""
+        return self.messages * (1 if self.each_once else self.consumers - self.sleepers)
+
+    @property
+    def sampled(self) -> int:
+        """On how many consumers the number of each message is read."""
+        if self.each_once or self.deliveries <= FEW_DELIVERIES:
+            return self.consumers
+        return max(1, min(SAMPLED, KEPT_BYTES // (self.messages * self.size)))
 
 
 class Tally(NamedTuple):
@@ -90,6 +106,11 @@ def tally(wanted: int, arrived: Counter[int]) -> Tally:
 def numbers(data: bytes) -> list[int]:
     """The numbers of the messages in these bytes, in order."""
     return [int(found) for found in _NUMBER.findall(data)]
+
+
+def told_missed(data: bytes) -> int:
+    """How many messages these bytes say were dropped."""
+    return sum(int(found) for found in _MISSED.findall(data))
 
 
 def torn(data: bytes | bytearray, size: int) -> bytes:
@@ -112,6 +133,10 @@ class _Consumer:
         self.torn = b""
         self.kept: list[tuple[float, bytes]] | None = [] if sampled else None
 
+    def data(self) -> bytes:
+        """All that was kept."""
+        return b"".join(data for _, data in self.kept or ())
+
 
 class _Publisher:
     """A kept-alive connection that sends the next message when the last is answered."""
@@ -133,6 +158,8 @@ class _Load:
         self._consumers: dict[int, _Consumer] = {}
         self._publishers: dict[int, _Publisher] = {}
         self._unsent = iter(range(plan.messages))
+        self._unsent_due = 0.0
+        self._free: deque[_Publisher] = deque()
         self._sent_at = [0.0] * plan.messages
         self._total = self._errors = self._answered = 0
         self._probed = 0
@@ -151,16 +178,31 @@ class _Load:
             self._listen_for(QUIET_SECONDS)
         else:
             self._probe_all()
+        sleepers = self._all[: plan.sleepers]
+        for sleeper in sleepers:
+            self._poll.unregister(sleeper.socket)
         self._started = True
         cpu, start = time.process_time(), time.perf_counter()
+        self._unsent_due = start
         for publisher in list(self._publishers.values()):
-            self._publish(publisher)
+            self._answered_last(publisher)
         self._until_all_came()
         cpu = time.process_time() - cpu
         self._listen_for(QUIET_SECONDS)
-        figures = self._figures(self._last - start, cpu)
+        total, seconds = self._total, self._last - start
+        self._wake(sleepers)
+        figures = self._figures(total, seconds, cpu)
         self._close()
         return figures
+
+    def _wake(self, sleepers: Sequence[_Consumer]) -> None:
+        """Let them read until they had or miss every message, or nothing comes any more."""
+        for sleeper in sleepers:
+            self._poll.register(sleeper.socket, select.EPOLLIN)
+        before = -1
+        while sleepers and self._total != before:
+            before = self._total
+            self._listen_for(QUIET_SECONDS)
 
     # ---- connecting
 
@@ -172,26 +214,18 @@ class _Load:
 
     def _connect_consumer(self, number: int) -> None:
         plan = self._plan
-        more = plan.more
-        if plan.websocket:
-            key = base64.b64encode(os.urandom(16)).decode()
-            more += (
-                "Connection: Upgrade\r\nUpgrade: websocket\r\n"
-                f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
-            )
         one = self._connect()
-        one.sendall(request("GET", plan.subscribe_path, more=more))
+        one.sendall(plan.streams[number % len(plan.streams)].request())
         one.setblocking(False)
-        step = max(1, plan.consumers // SAMPLED)
-        few = plan.each_once or plan.deliveries <= FEW_DELIVERIES
-        consumer = _Consumer(one, few or number % step == 0)
+        step = max(1, plan.consumers // plan.sampled)
+        consumer = _Consumer(one, number % step == step - 1 or number < plan.sleepers)
         self._consumers[one.fileno()] = consumer
         self._all.append(consumer)
 
     def _probe_all(self) -> None:
         """Publish probes until every consumer has had one, then until the last is answered."""
         publisher = next(iter(self._publishers.values()))
-        deadline = time.perf_counter() + PATIENCE_SECONDS
+        deadline = time.perf_counter() + CONNECT_SECONDS
         probes = 0
         while self._probed < len(self._consumers):
             if time.perf_counter() > deadline:
@@ -218,9 +252,9 @@ class _Load:
         wanted = self._plan.deliveries
         replies = self._answered + self._plan.messages
         self._last = time.perf_counter()
-        limit = self._last + LIMIT_SECONDS
+        limit = self._last + self._plan.limit_seconds
         while self._total < wanted or self._answered + self._errors < replies:
-            self._turn(0.5)
+            self._turn(min(0.5, self._publish_due()))
             now = time.perf_counter()
             if now - self._last > self._patience_seconds or now > limit:
                 return
@@ -285,6 +319,23 @@ class _Load:
             self._sent_at[number] = time.perf_counter()
             publisher.socket.sendall(self._request(text.ljust(self._plan.size, b"x")))
 
+    def _answered_last(self, publisher: _Publisher) -> None:
+        """It may send the next: at once, or when that is due."""
+        if self._plan.per_second:
+            self._free.append(publisher)
+        else:
+            self._publish(publisher)
+
+    def _publish_due(self) -> float:
+        """Send what is due, if a set pace is wanted; the seconds until the next is."""
+        if not self._free:
+            return 1.0
+        left = self._unsent_due - time.perf_counter()
+        if left <= 0:
+            self._unsent_due += 1 / self._plan.per_second
+            self._publish(self._free.popleft())
+        return max(0.0, left)
+
     def _answer(self, fd: int, publisher: _Publisher) -> None:
         data = publisher.partial + publisher.socket.recv(65536)
         found = response(data) if data else None
@@ -292,7 +343,7 @@ class _Load:
             publisher.partial = data[found.end :]
             self._answered += 1
             if self._started:
-                self._publish(publisher)
+                self._answered_last(publisher)
         elif found is not None or len(data) == len(publisher.partial):
             self._poll.unregister(fd)
             del self._publishers[fd]
@@ -302,12 +353,12 @@ class _Load:
 
     # ---- what came of it
 
-    def _figures(self, seconds: float, cpu: float) -> Figures:
+    def _figures(self, total: int, seconds: float, cpu: float) -> Figures:
         lost, duplicated = self._tally()
         latencies = sorted(self._latencies())
         p50, p99 = percentile(latencies, 0.5), percentile(latencies, 0.99)
         return Figures(
-            self._total,
+            total,
             seconds,
             None if p50 is None else p50 * 1000,
             None if p99 is None else p99 * 1000,
@@ -316,11 +367,12 @@ class _Load:
             duplicated,
             cpu,
             self._uneven_percent(),
+            self._plan.per_second > 0,
         )
 
     def _latencies(self) -> Iterator[float]:
         """Of every message on a sampled consumer, but for those that two reads share."""
-        for consumer in self._all:
+        for consumer in self._all[self._plan.sleepers :]:
             for came_at, data in consumer.kept or ():
                 for number in numbers(data):
                     if number < len(self._sent_at):
@@ -329,17 +381,18 @@ class _Load:
     def _tally(self) -> Tally:
         wanted = self._plan.messages
         arrived = [
-            (one, None if one.kept is None else Counter(numbers(b"".join(d for _, d in one.kept))))
-            for one in self._all
+            (one, None if one.kept is None else Counter(numbers(one.data()))) for one in self._all
         ]
         if self._plan.each_once:
             return tally(wanted, sum((found for _, found in arrived if found), Counter()))
         lost = duplicated = 0
-        for one, found in arrived:
+        for number, (one, found) in enumerate(arrived):
             if found is None:
                 of_one = Tally(max(0, wanted - one.count), max(0, one.count - wanted))
             else:
                 of_one = tally(wanted, found)
+            if number < self._plan.sleepers:  # a count that is wrong is a fault either way
+                of_one = of_one._replace(lost=abs(of_one.lost - told_missed(one.data())))
             lost += of_one.lost
             duplicated += of_one.duplicated
         return Tally(lost, duplicated)
@@ -376,6 +429,8 @@ def run(plan: Fanout) -> Figures:
 
 if __name__ == "__main__":
     gc.disable()
-    print("FIGURES", json.dumps(fan_out(Fanout(*json.loads(sys.argv[1])))._asdict()))
+    plan = Fanout(*json.loads(sys.argv[1]))
+    plan = plan._replace(streams=[Stream(*stream) for stream in plan.streams])
+    print("FIGURES", json.dumps(fan_out(plan)._asdict()))
     sys.stdout.flush()
     os._exit(0)

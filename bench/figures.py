@@ -11,7 +11,8 @@ class Figures(NamedTuple):
 
     ``operations`` are requests or deliveries, good ones only. ``load_cpu_seconds`` is what the
     generator itself used. ``lost`` and ``duplicated`` count deliveries. ``uneven_percent`` is how
-    far round-robin consumers' shares are apart.
+    far round-robin consumers' shares are apart. ``paced``: messages were sent at a set pace, so the
+    latency tells and not the rate.
     """
 
     operations: int
@@ -23,6 +24,7 @@ class Figures(NamedTuple):
     duplicated: int = 0
     load_cpu_seconds: float = 0.0
     uneven_percent: float = 0.0
+    paced: bool = False
 
     @property
     def rate(self) -> float:
@@ -35,14 +37,42 @@ class Figures(NamedTuple):
         return self.errors + self.lost + self.duplicated
 
 
-class Idle(NamedTuple):
-    """What consumers cost that get nothing."""
+class Lot(NamedTuple):
+    """Consumers of one kind that were connected together, and the memory each takes.
 
+    ``connect_cpu_seconds`` are the daemon's.
+    """
+
+    kind: str
     consumers: int
-    cpu_percent: float
-    store_cpu_percent: float
+    connect_seconds: float
+    connect_cpu_seconds: float
     bytes_each: float
     store_bytes_each: float
+
+
+class Idle(NamedTuple):
+    """What consumers cost that get nothing, all lots together."""
+
+    lots: Sequence[Lot]
+    cpu_percent: float
+    store_cpu_percent: float
+
+    @property
+    def connect_seconds(self) -> float:
+        """How long it took until all were connected."""
+        return sum(lot.connect_seconds for lot in self.lots)
+
+    def bytes_each(self, kind: str) -> float | None:
+        """The memory of a consumer of this kind; None when there was none."""
+        return next((lot.bytes_each for lot in self.lots if lot.kind == kind), None)
+
+
+class Growth(NamedTuple):
+    """How much more memory daemon and store had at the worst moment of a row than before it."""
+
+    daemon_bytes: int
+    store_bytes: int
 
 
 class Measurement(NamedTuple):
@@ -55,6 +85,7 @@ class Measurement(NamedTuple):
     daemon_cpu_seconds: float = 0.0
     store_cpu_seconds: float = 0.0
     idle: Idle | None = None
+    growth: Growth | None = None
 
     @property
     def microseconds_each(self) -> float:
@@ -68,7 +99,9 @@ Best = Mapping[tuple[str, str], Measurement]
 
 
 def best_of(measurements: Iterable[Measurement]) -> Best:
-    """The round with the highest rate, or the least idle CPU: what disturbs only ever slows.
+    """The round with the highest rate, or the least idle CPU, or at a set pace the lowest p99.
+
+    What disturbs only ever slows.
 
     Faults are summed over the rounds: a good round excuses none.
     """
@@ -91,6 +124,8 @@ def best_of(measurements: Iterable[Measurement]) -> Best:
 def _is_better(one: Measurement, other: Measurement) -> bool:
     if one.idle is not None and other.idle is not None:
         return one.idle.cpu_percent < other.idle.cpu_percent
+    if one.figures.paced and one.figures.p99_ms is not None and other.figures.p99_ms is not None:
+        return one.figures.p99_ms < other.figures.p99_ms
     return one.figures.rate > other.figures.rate
 
 

@@ -103,3 +103,14 @@ def resident_bytes(pids: Iterable[int]) -> int:
         with contextlib.suppress(OSError):
             pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_bytes(pids: Iterable[int]) -> int:
+    """The most memory each of these processes had in use since it began, added up."""
+    kibibytes = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    kibibytes += int(line.split()[1])
+    return kibibytes * 1024

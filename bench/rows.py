@@ -1,4 +1,4 @@
-"""The rows of the table: for each what is done to which system, and the goals."""
+"""The rows of the table: for each what is done to which system. ``bench.alone`` has the rest."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import NamedTuple, cast
 
 from bench import fanout, request_load
 from bench.fanout import Fanout
-from bench.figures import Best, Figures, Goal, Idle, ratio
+from bench.figures import Figures
 from bench.request_load import Load
-from bench.responses import request
+from bench.streams import Stream
 from bench.systems import SYSLOG_QUEUE, LineSystem, System
 
 FORM = "application/x-www-form-urlencoded"
@@ -31,19 +31,26 @@ OURS = (RESTMQ, SYSLOGD)
 
 
 class Scale(NamedTuple):
-    """How long each measurement is: seconds of posting, messages to drain, to fan out, to deal; lines to log."""
+    """How long each measurement is.
+
+    Seconds of posting, messages to drain, to fan out, to deal, seconds of idling, messages to
+    fan out to a crowd, at a calm pace, past a sleeper, and lines to log.
+    """
 
     seconds: float
     drained: int
     fanned_out: int
     dealt: int
     idle_seconds: float
+    crowd: int
+    calm: int
+    past_sleeper: int
     logged: int
     own_load: bool = False
 
 
-FULL = Scale(4.0, 60_000, 2000, 20_000, 10.0, 300_000)
-QUICK = Scale(1.0, 8_000, 500, 4_000, 3.0, 50_000)
+FULL = Scale(4.0, 60_000, 2000, 20_000, 10.0, 1000, 200, 200_000, 300_000)
+QUICK = Scale(1.0, 8_000, 500, 4_000, 3.0, 100, 40, 20_000, 50_000)
 
 Measure = Callable[[System, Scale], Figures]
 """Does the work and says what the load generator saw."""
@@ -100,38 +107,62 @@ def _filled(path: str, body: str = BODY, content_type: str = FORM) -> Prepare:
     return prepare
 
 
-def _fanned_out(consumers: int, publishers: int, kind: Callable[..., Fanout]) -> Measure:
+COMET = "COMET"
+SSE = "SSE"
+WEBSOCKET = "WebSocket"
+
+
+class Transport(NamedTuple):
+    """How a consumer listens; ``@`` is the queue's name."""
+
+    restmq: Stream
+    nchan: Stream
+
+
+TRANSPORTS: Mapping[str, Transport] = {
+    COMET: Transport(Stream("/c/@"), Stream("/sub/@", more="TE: chunked\r\n")),
+    SSE: Transport(Stream("/sse/@"), Stream("/sub/@", more="Accept: text/event-stream\r\n")),
+    WEBSOCKET: Transport(Stream("/ws/@", websocket=True), Stream("/sub/@", websocket=True)),
+}
+
+
+class Shape(NamedTuple):
+    """How many send to how many, and what the scale says of the number of messages."""
+
+    consumers: int
+    publishers: int
+    messages: Callable[[Scale], int]
+    per_second: float = 0.0
+
+
+def _queue(title: str) -> str:
+    """A name of its own for each row; nchan's are of letters and digits."""
+    return title.lower().replace(" ", "")
+
+
+def _fan_out(queue: str, streams: Sequence[Stream], shape: Shape, publish: str) -> Measure:
+    """``@`` in the paths is the queue; ours takes a form, nchan the body."""
+
     def measure(system: System, scale: Scale) -> Figures:
         return fanout.run(
-            kind(system.port, f"f{consumers}x{publishers}", consumers, publishers, scale.fanned_out)
+            Fanout(
+                system.port,
+                [one._replace(path=one.path.replace("@", queue)) for one in streams],
+                publish.replace("@", queue),
+                shape.consumers,
+                shape.publishers,
+                shape.messages(scale),
+                form=publish.startswith("/q/"),
+                per_second=shape.per_second,
+            )
         )
 
     return measure
 
 
-def _comet(port: int, name: str, consumers: int, publishers: int, messages: int) -> Fanout:
-    return Fanout(port, f"/c/{name}", f"/q/{name}", consumers, publishers, messages)
-
-
-def _nchan(prefix: str) -> Callable[..., Fanout]:
-    def plan(port: int, name: str, consumers: int, publishers: int, messages: int) -> Fanout:
-        """A stream of chunks like ours: of what nchan offers it is the fastest here."""
-        return Fanout(
-            port,
-            f"/{prefix}sub/{name}",
-            f"/{prefix}pub/{name}",
-            consumers,
-            publishers,
-            messages,
-            form=False,
-            more="TE: chunked\r\n",
-        )
-
-    return plan
-
-
 def _dealt(system: System, scale: Scale) -> Figures:
-    plan = Fanout(system.port, "/c/turns", "/q/turns", 9, 50, scale.dealt, each_once=True)
+    streams = [Stream("/c/turns")]
+    plan = Fanout(system.port, streams, "/q/turns", 9, 50, scale.dealt, each_once=True)
     return fanout.run(plan)
 
 
@@ -140,13 +171,26 @@ def _round_robin(system: System, scale: Scale) -> None:
     assert status == 200, status
 
 
-def _fan_row(consumers: int, publishers: int) -> Row:
+def _fan_row(kind: str, title: str, shape: Shape) -> Row:
+    """Consumers of one transport, beside nchan's of the same; COMET's also over Redis."""
+    ours, theirs = TRANSPORTS[kind]
+    queue = _queue(title)
     runs = {
-        RESTMQ: Run(_fanned_out(consumers, publishers, _comet)),
-        NCHAN: Run(_fanned_out(consumers, publishers, _nchan(""))),
-        NCHAN_REDIS: Run(_fanned_out(consumers, publishers, _nchan("r"))),
+        RESTMQ: Run(_fan_out(queue, [ours], shape, "/q/@")),
+        NCHAN: Run(_fan_out(queue, [theirs], shape, "/pub/@")),
     }
-    return Row(f"COMET {consumers} x {publishers}", "deliveries", runs, NCHAN)
+    if kind == COMET and not shape.per_second:
+        over_redis = theirs._replace(path="/rsub/@")
+        runs[NCHAN_REDIS] = Run(_fan_out(queue, [over_redis], shape, "/rpub/@"))
+    return Row(title, "deliveries", runs, NCHAN)
+
+
+def _crowd_row(consumers: int) -> Row:
+    shape = Shape(consumers, 8, lambda scale: scale.crowd)
+    title = f"COMET and WebSocket {consumers} x 8"
+    streams = [TRANSPORTS[COMET].restmq, TRANSPORTS[WEBSOCKET].restmq]
+    run = Run(_fan_out(_queue(title), streams, shape, "/q/@"))
+    return Row(title, "deliveries", {RESTMQ: run})
 
 
 def _post_row(name: str, queues: int) -> Row:
@@ -182,10 +226,20 @@ TAKE_DRAIN = Row(
     {RESTMQ: Run(_counted("POST", "/queue", TAKE, FORM), _filled("/q/taken"))},
 )
 FAN_ROWS = {
-    (consumers, publishers): _fan_row(consumers, publishers)
-    for consumers in (100, 1000)
+    (kind, consumers, publishers): _fan_row(
+        kind,
+        f"{kind} {consumers} x {publishers}",
+        Shape(consumers, publishers, lambda scale: scale.fanned_out),
+    )
+    for kind in TRANSPORTS
+    for consumers in ((100, 1000) if kind == COMET else (1000,))
     for publishers in (8, 64)
 }
+CALM_ROWS = {
+    kind: _fan_row(kind, f"{kind} calm 100", Shape(100, 8, lambda scale: scale.calm, 20.0))
+    for kind in TRANSPORTS
+}
+CROWD_ROWS = {consumers: _crowd_row(consumers) for consumers in (1000, 10_000)}
 ROUND_ROBIN = Row("round robin 9", "deliveries", {RESTMQ: Run(_dealt, _round_robin)})
 
 SENDERS = 10
@@ -245,98 +299,8 @@ ROWS: Sequence[Row] = (
     GET_DRAIN,
     TAKE_DRAIN,
     *FAN_ROWS.values(),
+    *CALM_ROWS.values(),
+    *CROWD_ROWS.values(),
     ROUND_ROBIN,
     SYSLOG,
-)
-
-
-# ---- consumers that get nothing
-
-IDLE_CONSUMERS = 1000
-IDLE_ONE = "idle 1000"
-IDLE_EACH = "idle 1000 queues"
-IDLE_ROWS = {IDLE_ONE: "/c/idle?flush=1", IDLE_EACH: "/c/idle@?flush=1"}
-"""All on one queue, and each on a queue of its own."""
-
-
-def idle(system: System, path: str, seconds: float) -> Idle:
-    """What 1,000 consumers of a fresh daemon cost while nothing is sent."""
-    with ExitStack() as stack:
-        stack.enter_context(_streams(system.port, [path] * 10, "first@"))
-        time.sleep(1.0)
-        before = system.resident_bytes()
-        stack.enter_context(_streams(system.port, [path] * IDLE_CONSUMERS, ""))
-        time.sleep(1.0)
-        cpu, start = system.cpu_seconds(), time.perf_counter()
-        time.sleep(seconds)
-        used, elapsed = system.cpu_seconds(), time.perf_counter() - start
-        after = system.resident_bytes()
-    return Idle(
-        IDLE_CONSUMERS,
-        100 * (used[0] - cpu[0]) / elapsed,
-        100 * (used[1] - cpu[1]) / elapsed,
-        (after[0] - before[0]) / IDLE_CONSUMERS,
-        (after[1] - before[1]) / IDLE_CONSUMERS,
-    )
-
-
-def _streams(port: int, paths: Sequence[str], prefix: str) -> ExitStack:
-    """Open streams, each once its head has come; closed at the end."""
-    stack = ExitStack()
-    for number, path in enumerate(paths):
-        one = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
-        one.sendall(request("GET", path.replace("@", f"{prefix}{number}")))
-        head = b""
-        while b"\r\n\r\n" not in head:
-            head += one.recv(4096) or b"\r\n\r\n"
-        assert head.startswith(b"HTTP/1.1 200 "), head
-    return stack
-
-
-# ---- goals
-
-
-def _rate(row: Row, system: str, other_row: Row, other: str) -> Callable[[Best], float | None]:
-    return lambda best: ratio(best, (row.name, system), (other_row.name, other))
-
-
-def _idle_cpu(best: Best) -> float | None:
-    found = best.get((IDLE_ONE, RESTMQ))
-    return None if found is None or found.idle is None else found.idle.cpu_percent
-
-
-def _idle_memory(best: Best) -> float | None:
-    found = best.get((IDLE_ONE, RESTMQ))
-    return None if found is None or found.idle is None else found.idle.bytes_each / 1024
-
-
-def _uneven(best: Best) -> float | None:
-    found = best.get((ROUND_ROBIN.name, RESTMQ))
-    return None if found is None else found.figures.uneven_percent
-
-
-def _faults(best: Best) -> float | None:
-    ours = [one.figures.faults for (_, system), one in best.items() if system in OURS]
-    return float(sum(ours)) if ours else None
-
-
-MANY = FAN_ROWS[1000, 64]
-FEW = FAN_ROWS[1000, 8]
-
-GOALS: Sequence[Goal] = (
-    Goal(
-        "POST / nchan over Redis (1.5 in sight)",
-        1.0,
-        _rate(POST_ONE, RESTMQ, POST_ONE, NCHAN_REDIS),
-    ),
-    Goal("GET that drains / POST", 0.8, _rate(GET_DRAIN, RESTMQ, POST_ONE, RESTMQ)),
-    Goal("GET that drains / webdis' RPOP", 0.5, _rate(GET_DRAIN, RESTMQ, GET_DRAIN, WEBDIS)),
-    Goal("POST over 50 queues / over one", 0.6, _rate(POST_50, RESTMQ, POST_ONE, RESTMQ)),
-    Goal("1000 consumers, 64 publishers / nchan in memory", 3.0, _rate(MANY, RESTMQ, MANY, NCHAN)),
-    Goal("1000 consumers, 8 publishers / nchan in memory", 1.0, _rate(FEW, RESTMQ, FEW, NCHAN)),
-    Goal("syslog lines / rsyslog to a file", 0.5, _rate(SYSLOG, SYSLOGD, SYSLOG, RSYSLOG)),
-    Goal("CPU with 1,000 idle consumers", 1.0, _idle_cpu, at_most=True, unit="%"),
-    Goal("memory of an idle consumer", 16.0, _idle_memory, at_most=True, unit="KiB"),
-    Goal("round robin: shares apart", 2.0, _uneven, at_most=True, unit="%"),
-    Goal("errors, lost, duplicated in all rows", 0.0, _faults, at_most=True, unit=""),
 )

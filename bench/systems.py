@@ -12,18 +12,29 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPConnection
 from pathlib import Path
 
-from bench.processes import Child, cpu_seconds, free_port, program, resident_bytes, with_children
+from bench.processes import (
+    Child,
+    cpu_seconds,
+    free_port,
+    peak_bytes,
+    program,
+    resident_bytes,
+    with_children,
+)
 from restmq.redis.server import StoreUnusable, find_server
 
 NCHAN_MODULES = (
     "/usr/lib/nginx/modules/ngx_nchan_module.so",
     "/usr/lib64/nginx/modules/ngx_nchan_module.so",
 )
+CONNECTIONS = 20_000
+"""More than any row opens."""
 STORES = ("valkey-server", "redis-server")
 
 
@@ -56,6 +67,11 @@ class System:
         daemon, store = self._processes()
         return resident_bytes(daemon), resident_bytes(store)
 
+    def peak_bytes(self) -> tuple[int, int]:
+        """The most that was in use since their start, by the daemon and by its store."""
+        daemon, store = self._processes()
+        return peak_bytes(daemon), peak_bytes(store)
+
     def ask(self, method: str, path: str, body: str = "", content_type: str = "") -> int:
         """One request; the status of its reply."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
@@ -86,14 +102,28 @@ def _status(system: System, path: str) -> int:
         return 0
 
 
-def restmq(folder: Path, command: Sequence[str] = ()) -> System:
-    """Our daemon with its embedded store; ``command`` starts another one than this package's."""
+def restmq(folder: Path, command: Sequence[str] = (), options: Sequence[str] = ()) -> System:
+    """Our daemon with its embedded store; ``command`` starts another one than this package's.
+
+    ``options`` are further words; Missing when the daemon does not know one of them.
+    """
     port = free_port()
-    words = [*(command or (sys.executable, "-m", "restmq")), "--port", str(port)]
+    start = command or (sys.executable, "-m", "restmq")
+    _check_known(start, [word for word in options if word.startswith("--")])
+    words = [*start, "--port", str(port), "--max-connections", str(CONNECTIONS), *options]
     child = Child([*words, "--data-dir", str(folder / "data")], folder / "log")
     system = System("restmq", port, [child])
     _wait(system, child, lambda: _status(system, "/readyz") == 200)
     return system
+
+
+def _check_known(start: Sequence[str], options: Sequence[str]) -> None:
+    if not options:
+        return
+    said = subprocess.run([*start, "--help"], capture_output=True, text=True, check=False).stdout
+    for option in options:
+        if option not in said:
+            raise Missing(f"the daemon knows no {option}")
 
 
 def _wait(system: System, child: Child, answers: Callable[[], bool]) -> None:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import socketserver
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import figures, request_load, rows
-from bench.__main__ import in_order, options, progress, report
-from bench.fanout import MARK, Fanout, Tally, fan_out, numbers, tally, torn
-from bench.figures import Figures, Goal, Idle, Measurement, best_of, judge, ratio
+from bench import alone, figures, request_load, rows, systems
+from bench.__main__ import in_order, options, plain, progress, report
+from bench.fanout import MARK, Fanout, Tally, fan_out, numbers, tally, told_missed, torn
+from bench.figures import Figures, Goal, Growth, Idle, Lot, Measurement, best_of, judge, ratio
+from bench.goals import GOALS
+from bench.processes import peak_bytes
 from bench.request_load import Load, figures_in, make_requests
 from bench.responses import request, response
+from bench.streams import OFFER, Stream, begun
 
 
 def measured(row: str, system: str, rate: float, number: int = 1, **faults: int) -> Measurement:
@@ -39,12 +45,28 @@ def test_the_best_round_counts_but_faults_of_all_rounds():
 
 def test_of_idle_rounds_the_one_with_the_least_cpu_counts():
     idle = [
-        Measurement("idle", "a", n, Figures(0, 0.0), idle=Idle(1000, cpu, 0, 0, 0))
+        Measurement("idle", "a", n, Figures(0, 0.0), idle=Idle([], cpu, 0))
         for n, cpu in enumerate((0.5, 0.2, 0.4))
     ]
     found = best_of(idle)["idle", "a"].idle
     assert found is not None
     assert found.cpu_percent == 0.2
+
+
+def test_at_a_set_pace_the_round_with_the_lowest_p99_counts():
+    calm = [
+        Measurement("calm", "a", n, Figures(10, 1.0 + p99, 1.0, p99, paced=True))
+        for n, p99 in enumerate((9.0, 4.0, 0.0), 1)
+    ]
+    assert best_of(calm)["calm", "a"].figures.p99_ms == 0.0
+
+
+def test_memory_is_told_of_each_kind_of_consumer():
+    lots = [Lot("COMET", 5000, 2.0, 1.0, 4096, 0), Lot("WebSocket", 5000, 3.0, 2.0, 8192, 0)]
+    found = Idle(lots, 0.5, 0.1)
+    assert found.connect_seconds == 5.0
+    assert found.bytes_each("WebSocket") == 8192
+    assert found.bytes_each("SSE") is None
 
 
 def test_a_ratio_to_what_was_not_measured_is_none():
@@ -72,16 +94,44 @@ def test_a_goal_is_met_missed_or_not_measured(
     assert verdict.line().startswith(word)
 
 
+def full_result() -> list[Measurement]:
+    """Something measured in every row."""
+    latencies = Figures(100, 1.0, 1.0, 2.0)
+    full = [Measurement(row.name, system, 1, latencies) for row in rows.ROWS for system in row.runs]
+    kinds = (rows.COMET, rows.WEBSOCKET, alone.COMPRESSED)
+    idle = Idle([Lot(kind, 1000, 1.0, 0.5, 2048, 1024) for kind in kinds], 0.1, 0.1)
+    for row in alone.ALONE:
+        if row in (alone.AWAKE, alone.ASLEEP):
+            full.append(Measurement(row.name, rows.RESTMQ, 1, latencies, growth=Growth(2**20, 0)))
+        else:
+            full.append(Measurement(row.name, rows.RESTMQ, 1, Figures(0, 0.0), idle=idle))
+    return full
+
+
 def test_every_goal_can_be_read_from_a_full_result():
-    names = [(row.name, system) for row in rows.ROWS for system in row.runs]
-    full = [measured(row, system, 100) for row, system in names]
-    idle = Idle(1000, 0.1, 0.1, 1024, 1024)
-    full += [
-        Measurement(name, rows.RESTMQ, 1, Figures(0, 0.0), idle=idle) for name in rows.IDLE_ROWS
-    ]
+    full = full_result()
     best = best_of(full)
-    assert [verdict.goal.text for verdict in judge(rows.GOALS, best) if verdict.met is None] == []
-    assert all(name in report(best) for name, _ in names)
+    assert [verdict.goal.text for verdict in judge(GOALS, best) if verdict.met is None] == []
+    assert all(name in report(best) for name, _ in best)
+    assert all(plain(one)["row"] == one.row and one.row in progress(one) for one in full)
+
+
+def test_of_nothing_measured_no_goal_is_judged():
+    assert {verdict.met for verdict in judge(GOALS, {})} == {None}
+
+
+def test_all_rows_have_names_of_their_own():
+    names = [row.name for row in (*rows.ROWS, *alone.ALONE)]
+    assert len(set(names)) == len(names)
+
+
+def test_a_p99_below_100_ms_is_good_whatever_the_peers_is():
+    row = rows.FAN_ROWS[rows.SSE, 1000, 64].name
+    goal = next(goal for goal in GOALS if goal.text.startswith("SSE") and "p99" in goal.text)
+    ours, fast, slow = Figures(1, 1.0, 1, 90), Figures(1, 1.0, 1, 5), Figures(1, 1.0, 1, 900)
+    for theirs, value in ((fast, 0.9), (slow, 0.1)):
+        both = [Measurement(row, rows.RESTMQ, 1, ours), Measurement(row, rows.NCHAN, 1, theirs)]
+        assert goal.value(best_of(both)) == pytest.approx(value)
 
 
 def test_a_row_without_its_peer_is_shown_all_the_same():
@@ -164,15 +214,48 @@ def test_every_message_is_lost_or_arrives_and_the_rest_is_too_much(arrived: list
     assert lost == len({0, 1, 2, 3} - set(arrived))
 
 
+def test_what_a_consumer_is_told_it_missed_is_added_up():
+    lines = b'{"missed": 3}\r\n{"key": "a", "value": "missed"}\r\ndata: {"queue":"a","missed":40}'
+    assert told_missed(lines) == 43
+
+
+@given(st.integers(1, 200_000), st.integers(1, 20_000), st.sampled_from([100, 1024, 2**20]))
+def test_a_sample_has_a_consumer_and_a_bounded_size(messages: int, consumers: int, size: int):
+    plan = Fanout(1, [Stream("/")], "/", consumers, 1, messages, size=size)
+    assert plan.sampled >= 1
+    assert plan.sampled in (1, consumers) or plan.sampled * messages * size <= 400_000_000
+
+
+def test_a_stream_asks_for_what_it_wants():
+    assert b"Upgrade: websocket\r\n" in Stream("/ws/a", websocket=True, more=OFFER).request()
+    assert b"permessage-deflate" in Stream("/ws/a", websocket=True, more=OFFER).request()
+    assert b"Upgrade" not in Stream("/c/a").request()
+
+
+def test_memory_at_its_peak_is_no_less_than_it_is():
+    assert peak_bytes([os.getpid()]) >= 1_000_000
+    assert peak_bytes([]) == 0
+
+
+def test_a_daemon_that_lacks_an_option_is_left_out(tmp_path: Path):
+    command = [sys.executable, "-c", "print('--port')"]
+    with pytest.raises(systems.Missing, match="--nothing"):
+        systems.restmq(tmp_path, command, ["--nothing"])
+
+
 # ---- against a small broker that does what it is told
 
 
 class Hub:
     """Streams of ``/sub`` get what is posted to ``/pub``, each as often as ``copies`` says."""
 
-    def __init__(self, copies: dict[int, int], each_once: bool) -> None:
+    def __init__(
+        self, copies: dict[int, int], each_once: bool, untold: frozenset[int] = frozenset()
+    ) -> None:
+        """``untold``: of these the first stream is only told that it missed them."""
         self.copies = copies
         self.each_once = each_once
+        self.untold = untold
         self.streams: list[socket.socket] = []
         self.lock = threading.Lock()
 
@@ -186,7 +269,8 @@ class Hub:
             for place, stream in enumerate(self.streams):
                 # Only the first stream suffers.
                 times = self.copies.get(found[0], 1) if found and place == 0 else 1
-                stream.sendall(body * times)
+                untold = found and place == 0 and found[0] in self.untold
+                stream.sendall(b'{"missed": 1}\r\n' if untold else body * times)
 
 
 class Handler(socketserver.BaseRequestHandler):
@@ -211,7 +295,8 @@ class Handler(socketserver.BaseRequestHandler):
         if head.startswith(b"GET /sub"):
             self.request.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
             with hub.lock:
-                hub.streams.append(self.request)
+                place = 0 if head.startswith(b"GET /sub/first ") else len(hub.streams)
+                hub.streams.insert(place, self.request)
         elif head.startswith(b"POST /pub"):
             hub.publish(body)
             self.request.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
@@ -240,7 +325,8 @@ def serving(hub: Hub) -> Iterator[int]:
 
 def fan(copies: dict[int, int], each_once: bool = False) -> Figures:
     with serving(Hub(copies, each_once)) as port:
-        plan = Fanout(port, "/sub", "/pub", 3, 2, 20, form=False, each_once=each_once)
+        streams = [Stream("/sub/first"), Stream("/sub"), Stream("/sub")]
+        plan = Fanout(port, streams, "/pub", 3, 2, 20, form=False, each_once=each_once)
         return fan_out(plan, patience_seconds=0.5)
 
 
@@ -265,6 +351,41 @@ def test_lost_and_duplicated_messages_are_counted(
 ):
     found = fan(copies, each_once)
     assert (found.lost, found.duplicated) == wrong
+
+
+def with_sleeper(copies: dict[int, int], untold: frozenset[int]) -> Figures:
+    with serving(Hub(copies, each_once=False, untold=untold)) as port:
+        streams = [Stream("/sub/first"), Stream("/sub"), Stream("/sub")]
+        plan = Fanout(port, streams, "/pub", 3, 2, 20, form=False, sleepers=1)
+        return fan_out(plan, patience_seconds=0.5)
+
+
+def test_a_sleeper_that_is_told_what_it_missed_lost_nothing():
+    found = with_sleeper({}, frozenset({3, 4}))
+    assert found.faults == 0
+    assert found.operations == 40  # those of the others
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_a_sleeper_is_counted_like_all_others(times: int):
+    found = with_sleeper({3: times}, frozenset({7}))
+    assert (found.lost, found.duplicated) == ((1, 0) if times == 0 else (0, 1))
+
+
+def test_messages_at_a_set_pace_all_arrive():
+    with serving(Hub({}, each_once=False)) as port:
+        plan = Fanout(port, [Stream("/sub")], "/pub", 3, 2, 20, form=False, per_second=500.0)
+        found = fan_out(plan)
+    assert (found.operations, found.faults, found.paced) == (60, 0, True)
+
+
+def test_streams_are_begun_or_refused():
+    with serving(Hub({}, each_once=False)) as port:
+        opened, seconds = begun([Stream("/sub")] * 3, port)
+        opened.close()
+        assert seconds > 0
+        with pytest.raises(ValueError, match="/nothing is refused"):
+            begun([Stream("/nothing")], port)
 
 
 def test_shares_of_strict_turns_are_even():
