@@ -59,7 +59,8 @@ class QueueInfo(NamedTuple):
     ``started`` and ``policy`` are None where they were never set (an unknown queue);
     ``length`` counts waiting messages, ``in_flight`` pushed ones nobody confirmed yet,
     ``daemons`` those that have consumers of it. ``consumers`` are open streams by transport, on
-    all daemons; ``missed`` what slow ones lost so far.
+    all daemons; ``missed`` what slow ones lost so far. ``epoch`` and ``pos`` say where its
+    broadcasts are.
     """
 
     name: str
@@ -75,6 +76,7 @@ class QueueInfo(NamedTuple):
     missed: int = 0
     epoch: int = 0
     consumers: Mapping[str, int] = MappingProxyType({})
+    pos: int = 0
 
 
 class Batch:

@@ -192,13 +192,19 @@ class Broker:
         self._presence.left(queue, OBSERVER)
         self._observers.detach(queue, consumer)
 
-    def replay(self, queue: str, epoch: int, after: int, answer: Callable[[Replay], None]) -> None:
-        """Read what was broadcast after a position, for a consumer that is attached already.
+    def replay(
+        self,
+        queue: str,
+        consumer: Consumer,
+        cursor: tuple[int, int],
+        answer: Callable[[Replay], None],
+    ) -> None:
+        """Read what was broadcast after (epoch, position), for a consumer that is attached already.
 
-        ``epoch`` 0: from the oldest that is kept. What is pushed behind the position of the answer
+        Epoch 0: from the oldest that is kept. What is pushed behind the position of the answer
         comes to the consumer. While the store is away there is no answer.
         """
-        self._feeds.replay(queue, epoch, after, answer)
+        self._feeds.replay(queue, consumer, cursor, answer)
 
     def give_back(self, queue: str, consumer: Consumer, now: float) -> float | None:
         """What is due by now and was not acknowledged goes to another consumer; when the next is due."""

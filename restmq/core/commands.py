@@ -137,6 +137,7 @@ def inspect_answer(queue: str, reply: Any) -> QueueInfo:
         int(reply[9]),
         int(reply[10]),
         _presence(reply[11]),
+        int(reply[12]),
     )
 
 
@@ -152,4 +153,4 @@ def _presence(texts: Sequence[bytes]) -> dict[str, int]:
 
 def newest_answer(reply: Any) -> list[int]:
     """The newest waiting ids, newest first."""
-    return list(map(int, reply[12:]))
+    return list(map(int, reply[13:]))

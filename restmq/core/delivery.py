@@ -76,7 +76,7 @@ class Feed:
         self._registered = False
         self._reset(0)
         self._renew = self._again = False
-        self._when_joined: list[Callable[[], None]] = []
+        self._when_joined: dict[Consumer, Callable[[], None]] = {}
 
     def _reset(self, epoch: int) -> None:
         """Another life of the store: nothing that was known of positions holds."""
@@ -121,6 +121,7 @@ class Feed:
     def detach(self, consumer: Consumer) -> None:
         """The consumer is gone; what it had in hand of dealt messages goes back."""
         if self._hands.detach(consumer):
+            self._when_joined.pop(consumer, None)
             self._step()
 
     def give_back(self, consumer: Consumer, now: float) -> float | None:
@@ -149,16 +150,18 @@ class Feed:
             self._safe()
         self._step()
 
-    def when_joined(self, callback: Callable[[], None]) -> None:
-        """Call back once this daemon takes what is pushed: at once if it does.
+    def when_joined(self, consumer: Consumer, callback: Callable[[], None]) -> None:
+        """Call back once this daemon takes what is pushed: at once if it does, never if they part.
 
         What was pushed before that moment and is still kept can be read again (replay.lua), and
         what is pushed later comes to the consumers: nothing lies between.
         """
+        if consumer not in self._slots:
+            return
         if self._joined:
             callback()
         else:
-            self._when_joined.append(callback)
+            self._when_joined[consumer] = callback
 
     # ---- what the port tells
 
@@ -194,8 +197,8 @@ class Feed:
         if reply is not None:
             self._take_position(reply)
             self._joined = True
-            waiting, self._when_joined = self._when_joined, []
-            for callback in waiting:
+            waiting, self._when_joined = self._when_joined, {}
+            for callback in waiting.values():
                 callback()
         self._step()
 

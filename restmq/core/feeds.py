@@ -67,13 +67,18 @@ class Feeds:
         return None if feed is None else feed.give_back(consumer, now)
 
     def replay(
-        self, queue: str, epoch: int, after: int, answer: Callable[[commands.Replay], None]
+        self,
+        queue: str,
+        consumer: Consumer,
+        cursor: tuple[int, int],
+        answer: Callable[[commands.Replay], None],
     ) -> None:
-        """Read what was broadcast after a position, from the moment on that this daemon listens.
+        """Read what was broadcast after (epoch, position), once this daemon listens.
 
-        For a queue with a consumer attached. ``answer`` may never be called while the store is away.
+        For a consumer that is attached. ``answer`` is not called while the store is away, and
+        nothing is asked any more when the consumer has left.
         """
-        arguments = commands.replay_arguments(epoch, after)
+        arguments = commands.replay_arguments(*cursor)
 
         def replied(reply: Any) -> None:
             if isinstance(reply, StoreError):
@@ -88,7 +93,7 @@ class Feeds:
         def wait() -> None:
             feed = self._feeds.get(queue)
             if feed is not None:
-                feed.when_joined(ask)
+                feed.when_joined(consumer, ask)
 
         wait()
 

@@ -63,11 +63,12 @@ class Observers:
         channel = self._scripts.keys.observers(queue)
         self._names.pop(channel, None)
         self._store.listen(encode(b"UNSUBSCRIBE", channel))
+        self._say(queue, 0)
 
     def tick(self) -> None:
         """Every few seconds: say that somebody observes."""
         for queue in self._queues:
-            self._renew(queue)
+            self._say(queue, LEASE_MS)
 
     def channel_up(self) -> None:
         """The connection of the channels is new."""
@@ -87,14 +88,14 @@ class Observers:
         channel = self._scripts.keys.observers(queue)
         self._names[channel] = queue
         self._store.listen(encode(b"SUBSCRIBE", channel))
-        self._renew(queue)
+        self._say(queue, LEASE_MS)
 
-    def _renew(self, queue: str) -> None:
+    def _say(self, queue: str, lease_ms: int) -> None:
         def replied(reply: Any) -> None:
             if isinstance(reply, StoreError):
                 self.log.debug("observe of {queue}: {error}", queue=queue, error=reply)
 
-        self._store.send(self._scripts.call("observe", queue, [b"%d" % LEASE_MS]), replied)
+        self._store.send(self._scripts.call("observe", queue, [b"%d" % lease_ms]), replied)
 
     def _show(self, queue: str, watched: _Watched, data: bytes) -> None:
         entries = shown_entries(data)

@@ -92,7 +92,8 @@ class Presence:
 
         def replied(reply: Any) -> None:
             if isinstance(reply, StoreError):  # the next tick says it again
-                self._missed[queue] += missed
+                if missed:
+                    self._missed[queue] += missed
                 self.log.debug("presence in {queue}: {error}", queue=queue, error=reply)
 
         arguments = [self._daemon, b"%d" % LEASE_MS, text.encode("ascii"), b"%d" % missed]

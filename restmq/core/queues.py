@@ -89,21 +89,22 @@ class Queues:
         ``ttl_ms`` 0 keeps it for ever; ``content_type`` is ASCII of at most 255 bytes. ``mode``
         is what the queue becomes if it is new (None: open).
         """
+        size = len(body)
+        if content_type is None:
+            payload = b"$%d\r\n\0%s\r\n" % (size + 1, body)
+        else:
+            payload = encode_arguments(encode_payload(body, content_type))
         turn = self._adds.get(queue)
         if turn is None:
             turn = self._adds[queue] = [_Adds()]
             self._schedule()
         batch = turn[-1]
-        size = len(body)
         full = batch.size + size > MAX_BYTES or len(batch.waiting) == MAX_MESSAGES
         if batch.waiting and (full or batch.mode is not mode):
             batch = _Adds()
             turn.append(batch)
         batch.mode = mode
-        if content_type is None:
-            batch.payloads.append(b"$%d\r\n\0%s\r\n" % (size + 1, body))
-        else:
-            batch.payloads.append(encode_arguments(encode_payload(body, content_type)))
+        batch.payloads.append(payload)
         batch.ttls.append(ttl_ms)
         batch.size += size
         waiting: Deferred[int] = Deferred()

@@ -59,8 +59,7 @@ def read_cursors(text: str | None, count: int) -> list[Cursor | None]:
     found = [_CURSOR.fullmatch(part) for part in parts]
     if len(parts) != count or not all(found):
         raise BadRequest("cursor (Last-Event-ID) is not one that this stream gave")
-    cursors = [Cursor(int(match[1]), int(match[2])) for match in found if match]
-    return [cursor if cursor.pos else None for cursor in cursors]
+    return [Cursor(int(match[1]), int(match[2])) for match in found if match]
 
 
 def _truth(given: Mapping[str, str], name: str) -> bool:

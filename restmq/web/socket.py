@@ -113,6 +113,10 @@ class Connection(WebSocketServerProtocol):
     def closing(self) -> None:
         """The daemon is about to end: close soon. May be called more than once."""
 
+    def allowance(self) -> int:
+        """Bytes that may wait for the client beside the answers to what it says."""
+        return 0
+
     def subprotocol(self) -> str | None:
         """The one that is spoken here, if the client asked for it."""
         return None
@@ -145,18 +149,19 @@ class Connection(WebSocketServerProtocol):
         self.opened()
 
     def onMessage(self, payload: bytes, is_binary: bool) -> None:
-        """The client sent a message."""
-        if self._is_read():
+        """The client sent a message; once we say goodbye nothing it says counts."""
+        if not self._over and self._is_read():
             self.heard(payload, is_binary)
 
     def onPing(self, payload: bytes) -> None:
         """Answer."""
-        if self._is_read():
+        if not self._over and self._is_read():
             super().onPing(payload)
 
     def _is_read(self) -> bool:
         """Whether the client takes what it gets; who sends and never reads is cut off."""
-        if self.outlet.backlog() <= max(MIN_UNREAD, self.settings.max_websocket_message):
+        limit = max(MIN_UNREAD, self.settings.max_websocket_message) + self.allowance()
+        if self.outlet.backlog() <= limit:
             return True
         self.dropConnection(abort=True)
         return False

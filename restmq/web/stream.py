@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol
 
 from twisted.internet import tcp
@@ -68,6 +69,10 @@ class Cursor(NamedTuple):
         return f"{self.epoch}-{self.pos}"
 
 
+NOWHERE: Final = Cursor(0, 0)
+"""Before the queue was there at all."""
+
+
 class Way(Protocol):
     """The way to a client: an Exchange that streams, or a WebSocket."""
 
@@ -96,6 +101,7 @@ class Stream:
     __slots__ = (
         "_clock",
         "_closed",
+        "_cursors",
         "_pulse",
         "choices",
         "consumers",
@@ -110,15 +116,28 @@ class Stream:
         self.wire = wire
         self.choices = choices
         self.consumers: list[StreamConsumer] = []
+        self._cursors: dict[str, Cursor] = {}
         self.reason = DELETED
         self.ending = False
         self._clock = clock
         self._closed = False
         self._pulse: Any = None
 
-    def open(self, broker: Any, queues: Mapping[str, Cursor | None]) -> None:
-        """Attach to the queues; with a cursor what was broadcast since comes first."""
-        opening = self.wire.opening()
+    def open(
+        self,
+        broker: Any,
+        queues: Mapping[str, Cursor | None],
+        here: Mapping[str, Cursor] = MappingProxyType({}),
+    ) -> None:
+        """Attach to the queues; with a cursor what was broadcast since comes first.
+
+        ``here`` is where the queues were a moment ago: what a client that comes without a cursor
+        is told first, so that it can come back before it got any message.
+        """
+        begin = {queue: cursor or here.get(queue, NOWHERE) for queue, cursor in queues.items()}
+        self._cursors = begin
+        came_back = any(queues.values()) or not here or self.choices.observe
+        opening = self.wire.opening("" if came_back else self.cursor())
         if opening:
             self.way.write(opening)
         self.consumers = [StreamConsumer(broker, queue, self) for queue in queues]
@@ -143,7 +162,11 @@ class Stream:
 
     def cursor(self) -> str:
         """Where the client is, in all queues in their order."""
-        return ",".join(consumer.reached.encode() for consumer in self.consumers)
+        return ",".join([cursor.encode() for cursor in self._cursors.values()])
+
+    def reached(self, queue: str, cursor: Cursor) -> None:
+        """Messages up to there are sent."""
+        self._cursors[queue] = cursor
 
     def close(self, reason: str) -> None:
         """End the stream from our side."""
@@ -219,7 +242,6 @@ class StreamConsumer:
         "_way",
         "acks",
         "clogged",
-        "reached",
         "room",
     )
 
@@ -236,7 +258,6 @@ class StreamConsumer:
         self._told = 0
         self._over = False
         self.clogged = False
-        self.reached = Cursor(0, 0)
         self.acks = stream.choices.lease is not None
         self.room = min(stream.choices.buffer, ROOM)
 
@@ -259,10 +280,9 @@ class StreamConsumer:
             choices = self._stream.choices
             held = Buffer(Slow.DROP_OLDEST, choices.buffer, choices.buffer_bytes)
             self._replaying = _Replaying(cursor, held)
-            self.reached = cursor
         self._broker.attach(self._queue, self, self._stream.wire.transport)
         if cursor is not None:
-            self._broker.replay(self._queue, cursor.epoch, cursor.pos, self._replay)
+            self._broker.replay(self._queue, self, cursor, self._replay)
 
     # ---- what the delivery tells
 
@@ -295,7 +315,7 @@ class StreamConsumer:
         wire = self._stream.wire
         if not isinstance(wire, SseOfMany) or not last.pos:
             return b""
-        self.reached = Cursor(epoch, last.pos)
+        self._stream.reached(self._queue, Cursor(epoch, last.pos))
         return wire.cursor(self._stream.cursor())
 
     def lost(self, count: int) -> None:
@@ -322,12 +342,13 @@ class StreamConsumer:
         """The client is gone, or needs us no more."""
         if self._over:
             return
+        missed = self.missed
         self._leave()
-        if self.missed:
+        if missed:
             log.info(
                 "a consumer of {queue} read too slowly and missed {missed} messages",
                 queue=self._queue,
-                missed=self.missed,
+                missed=missed,
             )
 
     def _leave(self) -> None:
@@ -335,7 +356,7 @@ class StreamConsumer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._replaying = None
+        self._replaying = self._buffer = None
         if self._stream.choices.observe:
             self._broker.unobserve(self._queue, self)
         else:
@@ -426,7 +447,9 @@ class StreamConsumer:
         messages = state.new(batch.messages)
         if len(messages) == len(batch.messages):
             return self._take(batch)
-        return not messages or self._take(Batch(messages, batch.size, epoch=batch.epoch))
+        if not messages:
+            return not self.clogged
+        return self._take(Batch(messages, batch.size, epoch=batch.epoch))
 
     def _forget_past(self) -> None:
         self._replaying = None
@@ -442,7 +465,7 @@ class StreamConsumer:
             for chunk, head in zip(reply.chunks, heads, strict=True)
             for pos, entry in enumerate(chunk_entries(chunk), head.prev + 1)
         ]
-        same = reply.epoch == state.after.epoch
+        same = reply.epoch == state.after.epoch or state.after == NOWHERE
         messages = [message for message in messages if not same or message.pos > state.after.pos]
         messages = list({message.id: message for message in state.new(messages)}.values())
         state.had.update([message.id for message in messages])
@@ -463,7 +486,7 @@ class StreamConsumer:
             self._way.when_drained(proceed)
 
     def _tell_gap(self, state: _Replaying, reply: Replay, messages: list[Message]) -> None:
-        same = reply.epoch == state.after.epoch
+        same = reply.epoch == state.after.epoch or state.after == NOWHERE
         if same and state.after.pos >= reply.kept_from:
             return
         first = messages[0].id if messages else None
@@ -474,7 +497,7 @@ class StreamConsumer:
     def _next_page(self) -> None:
         state = self._replaying
         if state is not None:
-            self._broker.replay(self._queue, *state.after, self._replay)
+            self._broker.replay(self._queue, self, state.after, self._replay)
 
     def _catch_up(self) -> None:
         """The past is told: what came meanwhile follows, but for what belonged to it."""

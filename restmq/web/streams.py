@@ -8,6 +8,7 @@ stream begins and waits: an answer of 503 would make a browser give up for good.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from twisted.internet.defer import Deferred, FirstError, gatherResults
@@ -40,19 +41,24 @@ def refuse_unfit(info: QueueInfo, choices: Choices) -> None:
         )
 
 
-def check(broker: Any, queues: Sequence[str], choices: Choices) -> Deferred[None]:
-    """Fires when the stream may begin; fails with LeasedOnly or WrongDelivery."""
+def check(broker: Any, queues: Sequence[str], choices: Choices) -> Deferred[Mapping[str, Cursor]]:
+    """Fires when the stream may begin, with where each queue is, as far as the store tells.
+
+    Fails with LeasedOnly or WrongDelivery.
+    """
     asked = [broker.inspect(queue) for queue in queues]
 
-    def looked(infos: list[QueueInfo]) -> None:
+    def looked(infos: list[QueueInfo]) -> Mapping[str, Cursor]:
         for info in infos:
             refuse_unfit(info, choices)
+        return {info.name: Cursor(info.epoch, info.pos) for info in infos}
 
-    def away(failure: Failure) -> None:
+    def away(failure: Failure) -> Mapping[str, Cursor]:
         wrapper = failure.value
         assert isinstance(wrapper, FirstError)
         if not isinstance(wrapper.subFailure.value, StoreError):
             wrapper.subFailure.raiseException()  # a bug
+        return {}
 
     return gatherResults(asked, consumeErrors=True).addCallbacks(looked, away)
 
@@ -63,8 +69,12 @@ def begin(
     wire: Wire,
     choices: Choices,
     queues: Mapping[str, Cursor | None],
+    *,
+    here: Mapping[str, Cursor] = MappingProxyType({}),
 ) -> Stream | None:
     """Attach the client to its queues, from the cursors on; the response must have begun.
+
+    ``here`` is what `check` told.
 
     None if the client left meanwhile.
     """
@@ -74,5 +84,5 @@ def begin(
     stream = Stream(broker.clock, exchange, wire, choices)
     exchange.gone.addCallback(stream.left)
     exchange.on_closing = stream.shut_down
-    stream.open(broker, queues)
+    stream.open(broker, queues, here)
     return stream

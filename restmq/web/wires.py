@@ -66,8 +66,8 @@ class Wire:
         """What lies between here and there is gone."""
         return b""
 
-    def opening(self) -> bytes:
-        """What a stream begins with."""
+    def opening(self, cursor: str) -> bytes:
+        """What a stream begins with; the cursor of a client that came without one, else ""."""
         return b""
 
     def closing(self, reason: str) -> bytes:
@@ -188,9 +188,10 @@ class Sse(_Framed):
         """A comment."""
         return self._framed(b":\n\n")
 
-    def opening(self) -> bytes:
+    def opening(self, cursor: str) -> bytes:
         """A comment, so that every proxy and browser sees the beginning, and the time to wait."""
-        return self._framed(b":ok\nretry: %d\n\n" % retry_ms())
+        place = b"id: %b\n" % cursor.encode("ascii") if cursor else b""
+        return self._framed(b":ok\nretry: %d\n%b\n" % (retry_ms(), place))
 
     def _message(self, message: Message, epoch: int) -> bytes:
         if message.pos:

@@ -214,6 +214,17 @@ def test_without_replay_nothing_is_kept(desk: Desk) -> None:
     assert replay(desk, 0, epoch(desk)).kept_from == 2
 
 
+def test_a_history_with_a_hole_is_no_history(desk: Desk) -> None:
+    """Kept, not kept, kept again: what comes back must not look whole."""
+    broadcast(desk, 1)
+    set_field(desk, "replay", 0)
+    desk.add(b"unkept")
+    set_field(desk, "replay", 60_000)
+    desk.add(b"kept")
+    reply = replay(desk, 1, epoch(desk))
+    assert (ids(reply), reply.kept_from) == ([3], 2)
+
+
 def test_dealt_messages_have_no_history(desk: Desk) -> None:
     dealt(desk, 3)
     assert desk.store.exists(desk.names[7]) == 0
@@ -249,8 +260,6 @@ def test_copies_are_published_while_somebody_observes(desk: Desk) -> None:
     desk.add(b"one", b"two")
     desk.arrive(DAEMONS[0], {1: 10})
     desk.add(b"three")
-    desk.call("observe", 0)
-    desk.add(b"unseen")
     desk.call("observe", 15_000)
     desk.now += 15_001
     desk.add(b"unseen")
@@ -279,3 +288,18 @@ def test_presence_is_the_last_word_of_each_daemon_while_it_counts(desk: Desk) ->
     assert desk.inspect().missed == 10
     desk.now += 15_001
     assert dict(desk.inspect().consumers) == {}
+    desk.call("presence", DAEMONS[2], 15_000, b"sse=1", 0)
+    assert desk.store.hkeys(desk.names[8]) == [DAEMONS[2]], "the dead leave no trace"
+
+
+def test_an_observer_does_not_deafen_others(desk: Desk) -> None:
+    desk.add(b"x")
+    desk.call("observe", 15_000)
+    desk.call("observe", 0)
+    assert desk.store.hexists(desk.hash, "obs"), "another daemon's observer may still be there"
+
+
+def test_no_message_is_an_error(desk: Desk) -> None:
+    with pytest.raises(exceptions.ResponseError, match="wants a message"):
+        desk.call("add", 0, b"", b"")
+    assert desk.store.keys("*") == []

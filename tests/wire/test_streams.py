@@ -171,8 +171,61 @@ def test_several_queues_in_one_stream(server: Daemon, queue: str, events: Open) 
     server.request("DELETE", f"/q/{names[0]}")
     add(server, names[1], "goes on")
     assert bodies(again, 1) == ["goes on"]
+    last = again.block()["id"]
+    assert last.count(",") == 1, "the deleted queue keeps its place: who comes back is understood"
+    assert events(path, SSE, f"Last-Event-ID: {last}").head().status == 200
     server.request("DELETE", f"/q/{names[1]}")
     wait_until(lambda: again._chunk() == b"", "the end")
+
+
+def test_who_got_nothing_yet_can_come_back_too(server: Daemon, queue: str, events: Open) -> None:
+    """The cursor of the beginning, of a queue that nobody had used and of one that had messages."""
+    used = f"{queue}-used"
+    other = started(server, events, used, f"/sse/{used}", SSE)
+    add(server, used, "before")
+    assert bodies(other, 1) == ["before"]
+    for path, name in ((f"/sse/{queue}", queue), (f"/sse/{used}", used)):
+        stream = events(path, SSE)
+        last = stream.block()["id"]
+        stream.socket.close()
+        wait_until(lambda n=name: stats(server, n).get("consumers", {}).get("sse", 0) < 2, "one")
+        witness = events(f"/sse/{name}", SSE).head()
+        add(server, name, "meanwhile")
+        assert bodies(witness, 1) == ["meanwhile"]
+        again = events(path, SSE, f"Last-Event-ID: {last}")
+        assert bodies(again, 1) == ["meanwhile"]
+
+
+def test_several_queues_miss_nothing_where_nothing_came_before(
+    server: Daemon, queue: str, events: Open
+) -> None:
+    a, b = f"{queue}-a", f"{queue}-b"
+    path = f"/v1/stream?queue={a}&queue={b}"
+    stream = events(path, SSE).head()
+    listening(server, stream, a)
+    listening(server, stream, b)
+    add(server, a, "1")
+    assert bodies(stream, 1) == ["1"]
+    last = stream.block()["id"]
+    stream.socket.close()
+    witness = events(f"/sse/{b}", SSE).head()
+    add(server, b, "2")
+    assert bodies(witness, 1) == ["2"]
+    assert bodies(events(path, SSE, f"Last-Event-ID: {last}"), 1) == ["2"]
+
+
+def test_settings_of_a_queue_without_messages_outlive_its_first_stream(
+    server: Daemon, queue: str, events: Open
+) -> None:
+    server.request("PATCH", f"/v1/queues/{queue}/settings", '{"mode": "jobs", "replay": 5}')
+    before = get(server, f"/v1/queues/{queue}/settings").body
+    stream = started(server, events, queue, f"/sse/{queue}?observe=1", SSE)
+    worker = events(f"/v1/queues/{queue}/stream?ack=1").head()
+    wait_until(lambda: stats(server, queue)["consumers"] == {"ndjson": 1, "observe": 1}, "both")
+    for one in (stream, worker):
+        one.socket.close()
+    wait_until(lambda: "consumers" not in stats(server, queue), "nobody")
+    assert get(server, f"/v1/queues/{queue}/settings").body == before
 
 
 # -- coming back ----------------------------------------------------------------------------------

@@ -220,6 +220,8 @@ def test_coming_back_with_a_cursor(connect: Connect, server: Daemon, queue: str)
             {"cmd": "put", "queue": "q", "body": "{", "content_type": "application/json"},
             "bad_request",
         ),
+        ({"cmd": "put", "queue": "q", "body": 1, "content_type": "\u00e9"}, "bad_request"),
+        ({"cmd": "put", "queue": "q", "body": 1, "content_type": "a" * 256}, "bad_request"),
         ({"cmd": "put", "queue": "q", "body": "x", "ttl": -1}, "bad_request"),
         ({"cmd": "put", "queue": "q", "body": "x", "ttl": True}, "bad_request"),
         ({"cmd": "put", "queue": "q", "body": "x" * 1048577}, None),
@@ -268,6 +270,39 @@ def test_subscribing_twice_and_too_often(session: Session, queue: str) -> None:
     session.do("subscribe", queues=many[:99])
 
 
+def test_the_bound_of_subscriptions_holds_for_commands_at_once(
+    session: Session, queue: str
+) -> None:
+    for n in range(4):
+        names = [f"{queue}-{n}-{m}" for m in range(60)]
+        command = {"id": n, "cmd": "subscribe", "queues": names}
+        session.socket.send(json.dumps(command).encode())
+    assert sorted(session.read()["type"] for _ in range(4)) == ["error"] * 3 + ["reply"]
+
+
+def test_what_was_replayed_to_a_subscription_that_ended_comes_to_the_next_once(
+    connect: Connect, server: Daemon, queue: str
+) -> None:
+    first = connect()
+    first.welcome()
+    first.do("subscribe", queue=queue)
+    for n in range(6):
+        add(server, queue, str(n))
+    cursor = first.next()["cursor"]
+    second = connect()
+    second.welcome()
+    for _ in range(3):
+        second.do("subscribe", queue=queue, cursor=cursor)
+        second.do("unsubscribe", queue=queue)
+    second.pushed.clear()
+    second.do("subscribe", queue=queue, cursor=cursor)
+    add(server, queue, "last")
+    seen = [second.next()["body"]]
+    while seen[-1] != "last":
+        seen.append(second.next()["body"])
+    assert seen == [*"12345", "last"]
+
+
 def test_many_commands_at_once_are_all_answered(session: Session, queue: str) -> None:
     count = 3000
     frames = [
@@ -287,9 +322,17 @@ def test_a_plain_request_is_told_to_upgrade(server: Daemon) -> None:
     assert reply.headers["upgrade"] == "websocket"
 
 
-def test_a_page_of_another_site_is_let_in_to_be_told_so(connect: Connect) -> None:
+def test_a_page_of_another_site_is_let_in_to_be_told_so(
+    connect: Connect, server: Daemon, queue: str
+) -> None:
+    """What it says all the same is not heard."""
     session = connect("Origin: https://evil.example")
+    session.socket.send(json.dumps({"cmd": "put", "queue": queue, "body": "evil"}).encode())
     assert session.socket.close_code() == 4403
+    session.socket.send(json.dumps({"cmd": "put", "queue": queue, "body": "evil"}).encode())
+    session.socket.send(b"\x0f\xa3", CLOSE)
+    assert session.socket.is_over()
+    assert stats(server, queue)["len"] == 0
 
 
 ACCESS = """
@@ -312,6 +355,9 @@ def test_access(daemon: StartDaemon, tmp_path: Any, connect: Connect) -> None:
         assert session.welcome()["authenticated"] is True
         assert session.do("subscribe", queue="x") == {"subscribed": ["x"]}
         assert session.answer("put", queue="x", body="y")["code"] == "unauthorized"
+    producer = connect(port=guarded.port)
+    producer.welcome()
+    assert producer.answer("auth", user="anybody", password="x")["code"] == "unauthorized"
     stranger = connect(port=guarded.port)
     assert stranger.welcome()["authenticated"] is False
     assert stranger.answer("subscribe", queue="x")["code"] == "unauthorized"

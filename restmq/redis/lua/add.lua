@@ -12,6 +12,8 @@ if now == 0 then
   now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 end
 
+if n < 1 then return redis.error_reply('ERR add.lua wants a message') end
+
 local function make_entries(id)
   local entries = {}
   if ttls == '' then  -- half the time of the other way, for the many messages of one call

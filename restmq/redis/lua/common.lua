@@ -165,7 +165,10 @@ end
 local function remember(s, chunk, prev, bprev)
   local v = call('HMGET', Q, 'replay', 'replay_n', 'hpos', 'hbpos')
   local ms, most = tonumber(v[1] or REPLAY_MS), tonumber(v[2] or REPLAY_MESSAGES)
-  if ms == 0 or most == 0 then return end
+  if ms == 0 or most == 0 then
+    call('UNLINK', H)  -- with a hole in it nothing of it can be trusted
+    return
+  end
   local hpos, hbpos, moved = tonumber(v[3] or 0), tonumber(v[4] or 0), false
   local count = call('RPUSH', H, pack('>I6I7I7', clock(), prev, bprev) .. chunk)
   if count == 1 then hpos, hbpos, moved = prev, bprev, true end

@@ -24,7 +24,9 @@ end
 local complete = forget_dead(s, now, me, false)
 if s.live <= now then
   complete = reclaim_all(s)
-  if complete and s.known == false and not call('HGET', Q, 'st') and not call('HGET', Q, 'pol') then
+  local said = call('HMGET', Q, 'st', 'pol', 'mode', 'replay', 'replay_n', 'obs', 'missed')
+  for i = 1, #said do said.any = said.any or said[i] end
+  if complete and s.known == false and not said.any then
     call('DEL', Q)
     return 1
   end

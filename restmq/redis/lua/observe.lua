@@ -8,7 +8,8 @@ check_types()
 local last = call('HGET', Q, 'id') or '0'
 local lease = tonumber(ARGV[2])
 if lease == 0 then
-  call('HDEL', Q, 'obs')
+  -- Others may observe it: theirs ends by itself. A queue that is nothing else goes at once.
+  if call('HLEN', Q) == 1 then call('HDEL', Q, 'obs') end
 else
   call('HSET', Q, 'obs', text(clock() + lease))
 end

@@ -6,6 +6,10 @@
 -- Returns: 1
 check_types()
 local P, now = KEYS[9], clock()
+local all = call('HGETALL', P)
+for i = 1, #all, 2 do
+  if unpack_bytes('>I6', all[i + 1]) <= now then call('HDEL', P, all[i]) end
+end
 if ARGV[4] == '' then
   call('HDEL', P, ARGV[2])
 else

@@ -66,9 +66,12 @@ AUTH_SECONDS: Final = 10.0
 MAX_UNDER_WAY: Final = 1000
 """Commands that may be under way on one connection; then nothing is read until some are done."""
 MAX_SUBSCRIPTIONS: Final = 100
+DEALT_BYTES: Final = 4 * 1048576
+"""More than one subscription has in hand of dealt messages: ROOM of them, as JSON."""
 
 UNAUTHORIZED: Final = 4401
 FORBIDDEN: Final = 4403
+WITH_PASSWORD: Final = (Access.WEBSOCKET, Access.PRODUCER)
 CLOSE_CODES: Final = {SHUT_DOWN: 1012, TOO_SLOW: 4008}
 """RFC 6455, section 7.4.1 (1012: service restart, IANA); 4000-4999 are for private use."""
 
@@ -159,6 +162,10 @@ class Session(Connection):
 
     # ---- the connection
 
+    def allowance(self) -> int:
+        """What was dealt is always sent: its room bounds it, for each subscription."""
+        return DEALT_BYTES * len(self._streams)
+
     def subprotocol(self) -> str | None:
         """Ours, if the client names it; a client that names none speaks it all the same."""
         return SUBPROTOCOL if SUBPROTOCOL in self._protocols else None
@@ -196,7 +203,7 @@ class Session(Connection):
         self._timers.append(self.broker.clock.callLater(seconds, call))
 
     def _give_up_on(self) -> None:
-        if self._decide(Access.WEBSOCKET) is not Decision.ALLOW:
+        if not any(self._decide(access) is Decision.ALLOW for access in WITH_PASSWORD):
             self.say_farewell(UNAUTHORIZED, "no name and password came in time")
 
     def _beat_later(self) -> None:
@@ -209,8 +216,9 @@ class Session(Connection):
 
     def closing(self) -> None:
         """The daemon ends: tell the client when to come back, once it has what is in hand."""
-        if self._over or any(s.clogged for s in self._streams.values()):
-            return
+        clogged = any(stream.clogged for stream in self._streams.values())
+        if self._over or self._under_way or clogged:
+            return  # we are asked again
         self._say("closing", {"reason": SHUT_DOWN, "retry": retry_ms() / 1000})
         self.say_farewell(CLOSE_CODES[SHUT_DOWN], SHUT_DOWN)
 
@@ -314,16 +322,20 @@ class Session(Connection):
         for queue in queues:
             if queue in self._streams:
                 raise BadRequest(f"there is a subscription of {queue!r} already")
-        if len(self._streams) + len(queues) > MAX_SUBSCRIPTIONS:
-            raise BadRequest(f"a connection has at most {MAX_SUBSCRIPTIONS} subscriptions")
+        self._refuse_too_many(len(queues))
         checked = streams.check(self.broker, queues, choices)
         wanted = dict(zip(queues, cursors, strict=True))
         return checked.addCallback(lambda _: self._subscribe(wanted, choices))
+
+    def _refuse_too_many(self, more: int) -> None:
+        if len(self._streams) + more > MAX_SUBSCRIPTIONS:
+            raise BadRequest(f"a connection has at most {MAX_SUBSCRIPTIONS} subscriptions")
 
     def _subscribe(
         self, queues: Mapping[str, Cursor | None], choices: Choices
     ) -> dict[str, list[str]]:
         new = [queue for queue in queues if queue not in self._streams and not self._over]
+        self._refuse_too_many(len(new))
         for queue in new:
             way = Way(self.outlet, lambda queue=queue: self._finished(queue))  # type: ignore[misc]
             stream = self._streams[queue] = Stream(self.broker.clock, way, self._wire, choices)
@@ -368,14 +380,17 @@ class Session(Connection):
 
     def auth(self, command: dict[str, Any]) -> dict[str, Any]:
         """``{"user", "password"}``: who this is, from now on."""
-        before = self._shown
-        self._shown = _text(command, "user"), _text(command, "password")
-        if self._decide(Access.WEBSOCKET) is Decision.ALLOW:
-            return {}
-        if self._decide(Access.PRODUCER) is Decision.ALLOW:
-            return {}
-        self._shown = before
-        raise Refusal(401, "that name and password open nothing here")
+        shown = _text(command, "user"), _text(command, "password")
+        acl, address = self._application.acl, self._remote_ip
+        asked = [
+            access
+            for access in WITH_PASSWORD
+            if acl.decide(access, address, None) is Decision.NEEDS_PASSWORD
+        ]
+        if asked and not any(acl.decide(a, address, shown) is Decision.ALLOW for a in asked):
+            raise Refusal(401, "that name and password open nothing here")
+        self._shown = shown
+        return {}
 
 
 def _text(command: dict[str, Any], name: str) -> str:
@@ -414,7 +429,8 @@ def _body(command: dict[str, Any]) -> tuple[bytes, str | None]:
     if not isinstance(sent, str) or encoding not in (None, "json", "text", "base64"):
         raise BadRequest("content_type is a string, encoding one of json, text, base64")
     if encoding == "json" or (encoding is None and not isinstance(value, str)):
-        return orjson.dumps(value), sent or "application/json"
+        body = orjson.dumps(value)
+        return body, stated_type(sent or "application/json", body)
     if not isinstance(value, str):
         raise BadRequest(f"with encoding {encoding} the body is a string")
     if encoding == "base64":

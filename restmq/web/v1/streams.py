@@ -39,9 +39,15 @@ class _Streaming(V1Endpoint):
         last = self.request.headers.get("last-event-id") or texts.get("cursor")
         wanted = dict(zip(queues, read_cursors(last, len(queues)), strict=True))
         checked = streams.check(self.broker, queues, choices)
-        return checked.addCallback(lambda _: self._begin(wanted, choices, sse))
+        return checked.addCallback(lambda here: self._begin(wanted, here, choices, sse))
 
-    def _begin(self, queues: Mapping[str, Cursor | None], choices: Choices, sse: bool) -> None:
+    def _begin(
+        self,
+        queues: Mapping[str, Cursor | None],
+        here: Mapping[str, Cursor],
+        choices: Choices,
+        sse: bool,
+    ) -> None:
         exchange = self.exchange
         chunked = exchange.head.http_1_1
         wire: Wire = NDJSON[chunked]
@@ -50,7 +56,7 @@ class _Streaming(V1Endpoint):
         headers = (*HEADERS, ("X-Request-Id", self.request_id))
         content_type = EVENT_STREAM if sse else "application/x-ndjson"
         exchange.start_stream(content_type, headers)
-        streams.begin(self.broker, exchange, wire, choices, queues)
+        streams.begin(self.broker, exchange, wire, choices, queues, here=here)
 
     @property
     def wants_events(self) -> bool:
