@@ -501,7 +501,7 @@ def test_other_methods_are_refused_and_told_which_are_allowed(server, path, meth
     "path",
     [
         *("/nope", "/q", "/c", "/p", "/j", "/stats", "/control", "/ws", "/queue/", "/static"),
-        *("/Q/x", "//q/x", "/xmlrpc", "/favicon.ico", "/robots.txt", "/livez/", "/readyz/x"),
+        *("/Q/x", "//q/x", "/xmlrpc/", "/favicon.ico", "/robots.txt", "/livez/", "/readyz/x"),
     ],
 )
 def test_there_is_nothing_else(server, path):
