@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -22,6 +22,7 @@ from restmq.web.message_json import leased_members, members
 
 Encoder = Callable[[Message], bytes]
 
+KEPT_LIVES: Final = 1024
 RETRY_MS: Final = (1000, 4000)
 """Between these a browser waits before it comes back after a restart: not all at once."""
 
@@ -116,27 +117,36 @@ def comet(callback: str | None, chunked: bool, talks: bool, ndjson: bool) -> Com
     return Comet(callback, chunked, talks, ndjson)
 
 
-class _Framed(Wire):
-    """A wire over HTTP that is chunked, or not (HTTP/1.0)."""
+class PerLife(Wire):
+    """A wire whose messages name the life of the store they belong to."""
 
-    def __init__(self, chunked: bool) -> None:
-        self._chunked = chunked
+    def __init__(self) -> None:
         self._encoders: dict[int, Encoder] = {}
+
+    def whole(self, message: Message, epoch: int) -> bytes:
+        """A message as it goes out."""
+        raise NotImplementedError
 
     def encoder(self, epoch: int) -> Encoder:
         """One for each life of the store; only the last few are kept."""
         encode = self._encoders.get(epoch)
         if encode is None:
-            if len(self._encoders) >= 1024:
+            if len(self._encoders) >= KEPT_LIVES:
                 self._encoders.clear()
-            encode = self._encoders[epoch] = self._make(epoch)
+            encode = self._encoders[epoch] = partial(self.whole, epoch=epoch)
         return encode
 
-    def _make(self, epoch: int) -> Encoder:
-        def encode(message: Message) -> bytes:
-            return self._framed(self._message(message, epoch))
 
-        return encode
+class _Framed(PerLife):
+    """A wire over HTTP that is chunked, or not (HTTP/1.0)."""
+
+    def __init__(self, chunked: bool) -> None:
+        super().__init__()
+        self._chunked = chunked
+
+    def whole(self, message: Message, epoch: int) -> bytes:
+        """The message in its frame."""
+        return self._framed(self._message(message, epoch))
 
     def _message(self, message: Message, epoch: int) -> bytes:
         raise NotImplementedError

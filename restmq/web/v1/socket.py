@@ -52,7 +52,7 @@ from restmq.web.v1.endpoint import V1Endpoint, v1_name
 from restmq.web.v1.leases import acknowledge, read_receipts, results
 from restmq.web.v1.problems import code_of
 from restmq.web.v1.queues import stated_type
-from restmq.web.wires import Encoder, Gap, Wire, retry_ms
+from restmq.web.wires import Gap, PerLife, retry_ms
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
@@ -76,29 +76,18 @@ CLOSE_CODES: Final = {SHUT_DOWN: 1012, TOO_SLOW: 4008}
 """RFC 6455, section 7.4.1 (1012: service restart, IANA); 4000-4999 are for private use."""
 
 
-class Frames(Wire):
+class Frames(PerLife):
     """Message objects with a ``type``, a text frame each; the same for all clients of a kind."""
 
     transport = "websocket"
 
     def __init__(self, bits: int | None) -> None:
+        super().__init__()
         self._bits = bits
-        self._encoders: dict[int, Encoder] = {}
 
-    def encoder(self, epoch: int) -> Encoder:
-        """One for each life of the store; only the last few are kept."""
-        encode = self._encoders.get(epoch)
-        if encode is None:
-            if len(self._encoders) >= 1024:
-                self._encoders.clear()
-            encode = self._encoders[epoch] = self._make(epoch)
-        return encode
-
-    def _make(self, epoch: int) -> Encoder:
-        def encode(message: Message) -> bytes:
-            return text_frame(b'{"type":"message",%b}' % members(message, epoch), self._bits)
-
-        return encode
+    def whole(self, message: Message, epoch: int) -> bytes:
+        """The message in its frame."""
+        return text_frame(b'{"type":"message",%b}' % members(message, epoch), self._bits)
 
     def leased(self, message: Message, receipt: str, lease_until_ms: int) -> bytes:
         """The object with its receipt."""
