@@ -207,22 +207,25 @@ class Stream:
 class _Replaying:
     """What a client that came back waits for: the past first, and what came meanwhile behind it.
 
-    ``had`` are the ids it got of the past: a message that a consumer left behind is pushed again,
-    at another position, and must not come twice.
+    ``had`` are the ids it got of the past, ``last`` is the id it came back with: a message that a
+    consumer left behind is pushed again, at another position, and must not come twice. Messages are
+    pushed for the first time in the order of their ids, so it has had, or was told of, all up to ``last``.
     """
 
-    __slots__ = ("after", "behind", "had", "held", "told")
+    __slots__ = ("after", "behind", "had", "held", "last", "told")
 
     def __init__(self, cursor: Cursor, held: Buffer) -> None:
         self.after = cursor
         self.behind: int | None = None  # up to there the past reaches
         self.had: set[int] = set()
+        self.last = 0
         self.held = held
         self.told = False  # the past is behind us
 
     def new(self, messages: Iterable[Message]) -> list[Message]:
         """Those it has not had."""
-        return [message for message in messages if message.id not in self.had]
+        had, last = self.had, self.last
+        return [message for message in messages if message.id > last and message.id not in had]
 
 
 class StreamConsumer:
@@ -445,6 +448,8 @@ class StreamConsumer:
             state.held.add(batch)
             return False
         messages = state.new(batch.messages)
+        if batch.epoch == state.after.epoch:  # the window may be read again from before there
+            messages = [message for message in messages if message.pos > state.after.pos]
         if len(messages) == len(batch.messages):
             return self._take(batch)
         if not messages:
@@ -466,7 +471,11 @@ class StreamConsumer:
             for pos, entry in enumerate(chunk_entries(chunk), head.prev + 1)
         ]
         same = reply.epoch == state.after.epoch or state.after == NOWHERE
-        messages = [message for message in messages if not same or message.pos > state.after.pos]
+        if same:
+            if state.behind is None:
+                state.last = max([m.id for m in messages if m.pos == state.after.pos], default=0)
+            heads = [head for head in heads if head.pos > state.after.pos]
+            messages = [message for message in messages if message.pos > state.after.pos]
         messages = list({message.id: message for message in state.new(messages)}.values())
         state.had.update([message.id for message in messages])
         if state.behind is None or not same:

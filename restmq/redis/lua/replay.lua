@@ -5,6 +5,7 @@
 -- ARGV: 2 position, 3 epoch it belongs to ("0": begin at the oldest that is kept)
 -- Returns: {epoch, position of the last push, position before the oldest that is kept, last id, chunks...}:
 --          those that end behind the position, at most 1,000 messages or 1 MiB; call again from the last one.
+--          Before them the chunk that ends at the position, if it is kept: it tells the id that is there.
 local now = clock()
 local s = load_state()
 local ms = tonumber(call('HGET', Q, 'replay') or REPLAY_MS)
@@ -19,8 +20,8 @@ while count < MAX_MESSAGES and size < MAX_BYTES do
     local _, _, pos, _, n = unpack_bytes(CHUNK, element, 22)
     if pushed + ms > now and pos <= s.pos then
       if not found then found, reply[3] = true, text(prev) end
+      if pos >= after then reply[#reply + 1] = string.sub(element, 21) end
       if pos > after then
-        reply[#reply + 1] = string.sub(element, 21)
         count, size = count + n, size + #element
         if count >= MAX_MESSAGES or size >= MAX_BYTES then break end
       end
