@@ -168,8 +168,9 @@ def test_what_was_broadcast_can_be_read_again(desk: Desk) -> None:
     broadcast(desk, 1, 2, 3)
     reply = replay(desk, 1, epoch(desk))
     assert (reply.epoch, reply.pos, reply.kept_from, reply.last_id) == (epoch(desk), 6, 0, 6)
-    assert ids(reply) == [2, 3, 4, 5, 6]
-    assert ids(replay(desk, 6, epoch(desk))) == []
+    assert ids(reply) == [1, 2, 3, 4, 5, 6], "with the chunk that ends there"
+    assert ids(replay(desk, 3, epoch(desk))) == [2, 3, 4, 5, 6]
+    assert ids(replay(desk, 6, epoch(desk))) == [4, 5, 6]
     assert ids(replay(desk, 2, epoch(desk))) == [2, 3, 4, 5, 6], "whole chunks"
     assert ids(replay(desk, 4, 77)) == [1, 2, 3, 4, 5, 6], "of another life: all that is kept"
 
@@ -245,7 +246,7 @@ def test_a_long_past_comes_in_pages(desk: Desk) -> None:
     reply = replay(desk, 0, epoch(desk))
     assert ids(reply) == list(range(1, 1201))
     rest = replay(desk, chunk_head(reply.chunks[-1]).pos, epoch(desk))
-    assert ids(rest) == list(range(1201, 2001))
+    assert ids(rest) == list(range(801, 2001)), "with the chunk that ends there"
 
 
 # -- observers and presence -----------------------------------------------------------------------
