@@ -150,16 +150,21 @@ class Broker:
         return found
 
     def ping(self) -> Deferred[None]:
-        """Fails with a StoreError when the store does not answer."""
+        """Fails with a StoreError when the store does not answer, to commands or to slow reads."""
         done: Deferred[None] = Deferred()
+        left = 2
 
         def replied(reply: Any) -> None:
+            nonlocal left
+            left -= 1
             if isinstance(reply, StoreError):
-                done.errback(reply)
-            else:
+                if not done.called:
+                    done.errback(reply)
+            elif left == 0 and not done.called:
                 done.callback(None)
 
         self._store.send(encode(b"PING"), replied)
+        self._store.read(encode(b"PING"), replied)
         return done
 
     @property

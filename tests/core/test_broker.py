@@ -126,6 +126,17 @@ class Streams(Brokers):
         await broker.add("q", b"hello")
         await until(lambda: consumer.bodies == [b"hello"], "the message", 3)
 
+    async def test_ready_means_that_slow_reads_are_answered_too(self) -> None:
+        """Each kind of command has a connection of its own; one of them may come up later."""
+        broker = await self.broker()
+        await broker.ping()
+        read = broker._store.read
+        broker._store.read = lambda _, callback: callback(StoreAway("not yet"))  # type: ignore[method-assign]
+        with pytest.raises(StoreAway):
+            await broker.ping()
+        broker._store.read = read  # type: ignore[method-assign]
+        await broker.ping()
+
     async def test_both_brokers_streams_get_everything_in_one_order(self) -> None:
         one, two = await self.broker(), await self.broker()
         readers = [await self.streaming(broker, "q", Reader()) for broker in (one, one, two, two)]

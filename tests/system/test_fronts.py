@@ -117,7 +117,7 @@ def running(tool: Tool, name: str, folder: Path, brokers: list[Daemon]) -> Itera
         wait_until(lambda: get(front, "/readyz").status == 200, log.read_text)
         yield front
     finally:
-        process.terminate()
+        process.kill()  # asked to end, one would wait for the streams that go through it
         process.wait(DEADLINE_SECONDS)
 
 
