@@ -226,7 +226,8 @@ def until(look: Callable[[], bool], what: str, broker: subprocess.Popen[str]) ->
 
 
 def main() -> None:
-    python = shutil.which(sys.argv[1] if len(sys.argv) > 1 else "python3") or fail("no such Python")
+    found = shutil.which(sys.argv[1] if len(sys.argv) > 1 else "python3") or fail("no such Python")
+    python = str(Path(found).absolute())  # not resolved: it is a virtual environment's
     with tempfile.TemporaryDirectory(prefix="rmq-image-") as name:
         work = Path(name)
         work.chmod(0o755)

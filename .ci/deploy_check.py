@@ -94,7 +94,7 @@ def installer(python: str, work: Path) -> None:
 
 
 def main() -> None:
-    python = sys.argv[1]
+    python = str(Path(sys.argv[1]).absolute())
     with tempfile.TemporaryDirectory(prefix="rmq-deploy-") as name:
         installer(python, Path(name))
         debian_package(python, Path(name))
