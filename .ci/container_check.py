@@ -24,6 +24,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
 MOVED = re.compile(r"(?<![\w/.-])/(opt/restmq|src|data|usr/local/bin)(?![\w-])")
@@ -85,6 +86,11 @@ class Image:
     def __init__(self, root: Path, python: str) -> None:
         self.root = root
         self.folder = root
+        # A Python below somebody's home is closed to the image's user; then all runs as we are.
+        above = Path(python).resolve().parents
+        self.switches = os.getuid() == 0 and all(folder.stat().st_mode & 1 for folder in above)
+        if not self.switches:
+            say("not as the image's own user: we are not root, or this Python is closed to it")
         self.environ = {"PATH": f"{root}/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
         self.user = 0
         self.entrypoint: list[str] = []
@@ -144,7 +150,9 @@ class Image:
                     moved.write_text(self.moved(moved.read_text()))
 
     def start(self, *words: str, **variables: str) -> subprocess.Popen[str]:
-        identity = {"user": self.user, "group": self.user, "extra_groups": []}
+        identity: dict[str, Any] = {}
+        if self.switches:
+            identity = {"user": self.user, "group": self.user, "extra_groups": []}
         path = f"{self.root}/usr/local/bin:{self.environ['PATH']}"
         return subprocess.Popen(
             words,
@@ -154,7 +162,7 @@ class Image:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            **(identity if os.getuid() == 0 else {}),
+            **identity,
         )
 
     def ends_with(self, code: int, words: list[str], **variables: str) -> str:
