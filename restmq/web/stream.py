@@ -531,4 +531,5 @@ class StreamConsumer:
             if not messages:
                 continue
             self._wait(Batch(messages, batch.size, epoch=batch.epoch))
-        self._drained()
+        if not self.clogged:  # else we are called when the kernel has what was dealt meanwhile
+            self._drained()
