@@ -212,11 +212,12 @@ class _Replaying:
     pushed for the first time in the order of their ids, so it has had, or was told of, all up to ``last``.
     """
 
-    __slots__ = ("after", "behind", "had", "held", "last", "told")
+    __slots__ = ("after", "begun", "behind", "had", "held", "last", "told")
 
     def __init__(self, cursor: Cursor, held: Buffer) -> None:
         self.after = cursor
-        self.behind: int | None = None  # up to there the past reaches
+        self.begun = False
+        self.behind: int | None = None  # up to there the past reaches; None: the next page tells
         self.had: set[int] = set()
         self.last = 0
         self.held = held
@@ -226,6 +227,14 @@ class _Replaying:
         """Those it has not had."""
         had, last = self.had, self.last
         return [message for message in messages if message.id > last and message.id not in had]
+
+
+def _once(messages: Iterable[Message]) -> list[Message]:
+    """Each id at its first place: a cursor from a later one would leave out what lies between."""
+    first: dict[int, Message] = {}
+    for message in messages:
+        first.setdefault(message.id, message)
+    return list(first.values())
 
 
 class StreamConsumer:
@@ -280,9 +289,7 @@ class StreamConsumer:
             self._broker.observe(self._queue, self)
             return
         if cursor is not None:
-            choices = self._stream.choices
-            held = Buffer(Slow.DROP_OLDEST, choices.buffer, choices.buffer_bytes)
-            self._replaying = _Replaying(cursor, held)
+            self._replaying = _Replaying(cursor, self._held())
         self._broker.attach(self._queue, self, self._stream.wire.transport)
         if cursor is not None:
             self._broker.replay(self._queue, self, cursor, self._replay)
@@ -443,6 +450,10 @@ class StreamConsumer:
 
     # ---- coming back
 
+    def _held(self) -> Buffer:
+        choices = self._stream.choices
+        return Buffer(Slow.DROP_OLDEST, choices.buffer, choices.buffer_bytes)
+
     def _deliver_behind(self, state: _Replaying, batch: Batch) -> bool:
         if not state.told:
             state.held.add(batch)
@@ -472,14 +483,15 @@ class StreamConsumer:
         ]
         same = reply.epoch == state.after.epoch or state.after == NOWHERE
         if same:
-            if state.behind is None:
+            if not state.begun:
                 state.last = max([m.id for m in messages if m.pos == state.after.pos], default=0)
             heads = [head for head in heads if head.pos > state.after.pos]
             messages = [message for message in messages if message.pos > state.after.pos]
-        messages = list({message.id: message for message in state.new(messages)}.values())
+        messages = _once(state.new(messages))
         state.had.update([message.id for message in messages])
         if state.behind is None or not same:
             state.behind = reply.pos
+        state.begun = True
         self._tell_gap(state, reply, messages)
         sent = True
         if messages:
@@ -509,19 +521,24 @@ class StreamConsumer:
             self._broker.replay(self._queue, self, state.after, self._replay)
 
     def _catch_up(self) -> None:
-        """The past is told: what came meanwhile follows, but for what belonged to it."""
+        """The past is told: what came meanwhile follows, but for what belonged to it.
+
+        If that was more than waits here, it is read as the past as well.
+        """
         state = self._replaying
         if state is None:
+            return
+        if state.held.missed:
+            state.held, state.behind = self._held(), None
+            self._next_page()
             return
         state.told = True
         self._broker.clock.callLater(RETURN_SECONDS, self._forget_past)
         epoch, reached = state.after
         while state.held:
             part = state.held.take()
-            if not isinstance(part, Part):  # positions tell it exactly
-                continue
-            batch, start, stop = part
-            messages = list(batch.messages[start:stop])
+            assert isinstance(part, Part)
+            messages, batch = list(part.batch.messages), part.batch
             if batch.epoch == epoch:
                 messages = [message for message in messages if message.pos > reached]
                 if messages:
