@@ -30,7 +30,9 @@ class Message(NamedTuple):
     ``body`` is exactly what was put in, or None when it was deleted or its time to
     live ended before it was taken. ``content_type`` is None when none was stated.
     ``created_ms`` is the store's clock, milliseconds since 1970. ``pos`` counts what was
-    broadcast in this queue; 0 where the message was not.
+    broadcast in this queue; 0 where the message was not. ``headers`` is a JSON object of strings, or
+    empty; ``priority`` 0 to 9; ``attempt`` how often it was handed out under a lease, ``error`` what
+    was said when it came back last.
     """
 
     queue: str
@@ -39,6 +41,10 @@ class Message(NamedTuple):
     content_type: str | None = None
     created_ms: int = 0
     pos: int = 0
+    headers: bytes = b""
+    priority: int = 0
+    attempt: int = 0
+    error: str = ""
 
     @property
     def key(self) -> str:

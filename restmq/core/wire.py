@@ -11,14 +11,23 @@ from restmq.message import Message
 ENTRY_HEAD = 19
 _CHUNK_HEAD = 45
 _COUNT = struct.Struct(">I")
+_MORE = struct.Struct(">BHBHH")
+_MARK = 255
+MAX_CONTENT_TYPE = 250
+"""Bytes; the length of a content type is one byte, and 255 marks a payload that has more."""
 
 
 def encode_payload(body: bytes, content_type: str | None) -> bytes:
-    """What follows an entry's head; the content type is ASCII of at most 255 bytes."""
+    """What follows an entry's head; the content type is ASCII of at most MAX_CONTENT_TYPE bytes."""
     if content_type is None:
         return b"\0" + body
     kind = content_type.encode("ascii")
     return bytes((len(kind),)) + kind + body
+
+
+def encode_more(headers: bytes, priority: int = 0) -> bytes:
+    """What stands before a payload that has headers or a priority: never tried, no error."""
+    return _MORE.pack(_MARK, 0, priority, len(headers), 0) + headers
 
 
 def encode_ttls(ttls_ms: list[int]) -> bytes:
@@ -35,11 +44,33 @@ def decode_entry(queue: str, entry: bytes, pos: int = 0) -> Message:
     if len(entry) == ENTRY_HEAD:
         return Message(queue, number, None, None, created, pos)
     length = entry[ENTRY_HEAD]
+    if length == _MARK:
+        return _decode_more(queue, entry, pos, number, created)
     if length == 0:
         return Message(queue, number, entry[ENTRY_HEAD + 1 :], None, created, pos)
     body_at = ENTRY_HEAD + 1 + length
     kind = entry[ENTRY_HEAD + 1 : body_at].decode("ascii")
     return Message(queue, number, entry[body_at:], kind, created, pos)
+
+
+def _decode_more(queue: str, entry: bytes, pos: int, number: int, created: int) -> Message:
+    _, attempt, priority, headers, error = _MORE.unpack_from(entry, ENTRY_HEAD)
+    headers_at = ENTRY_HEAD + _MORE.size
+    error_at = headers_at + headers
+    kind_at = error_at + error
+    body_at = kind_at + 1 + entry[kind_at]
+    return Message(
+        queue,
+        number,
+        entry[body_at:],
+        entry[kind_at + 1 : body_at].decode("ascii") or None,
+        created,
+        pos,
+        entry[headers_at:error_at],
+        priority,
+        attempt,
+        entry[error_at:kind_at].decode("utf-8"),
+    )
 
 
 def entry_id(entry: bytes) -> int:

@@ -13,6 +13,11 @@ key                       type        holds
 ``<p>{q}:m``              hash        slot -> room
 ``<p>{q}:h``              list        broadcast chunks kept for those who come back (replay)
 ``<p>{q}:p``              hash        daemon -> how many consumers it has, by transport
+``<p>{q}:y``              sorted set  messages ready again or with a priority, in their order
+``<p>{q}:j``              hash        id -> a message that is leased or delayed
+``<p>{q}:x``              sorted set  leased ids by when the lease ends, ms
+``<p>{q}:d``              sorted set  delayed ids by when they are due, ms
+``<p>{q}:k``              sorted set  outbox: what moves to another queue, by when it was put there
 ``<p>queues:<n>``         set         names of the queues of shard n (0-63)
 ``<p>{q}:out``            channel     broadcast chunks; ``P`` when the queue is purged
 ``<p>{q}:to:<daemon>``    channel     chunks dealt to this daemon, and acknowledgements of those
@@ -29,7 +34,10 @@ from zlib import crc32
 
 SHARDS = 64
 
-_SUFFIXES = (b"", b":l", b":w", b":r", b":c", b":t", b":m", b":h", b":p")
+_SUFFIXES = (
+    *(b"", b":l", b":w", b":r", b":c", b":t", b":m", b":h", b":p"),
+    *(b":y", b":j", b":x", b":d", b":k"),
+)
 
 
 class Keys:
@@ -40,7 +48,7 @@ class Keys:
         self.prefix = (f"{prefix}{db}:" if db else prefix).encode("utf-8")
 
     def queue(self, name: str) -> tuple[bytes, ...]:
-        """The nine keys of a queue in the order of the scripts' KEYS."""
+        """The keys of a queue in the order of the scripts' KEYS."""
         base = self.base(name)
         return tuple(base + suffix for suffix in _SUFFIXES)
 

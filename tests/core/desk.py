@@ -26,6 +26,7 @@ class Desk:
         self.hash, self.list, self.window_key, self.dealt, self.daemons, self.turn, self.room = (
             self.names[:7]
         )
+        self.again = self.names[9]
         self.now = 1_800_000_000_000
         self.channels: dict[bytes, valkey_client.client.PubSub] = {}
 
@@ -33,10 +34,10 @@ class Desk:
         loaded = SCRIPTS[script]
         args = [*self.names, str(self.now), *arguments]
         try:
-            return self.store.evalsha(loaded.sha.decode(), 9, *args)
+            return self.store.evalsha(loaded.sha.decode(), len(self.names), *args)
         except valkey_client.exceptions.NoScriptError:
             self.store.script_load(loaded.source.decode())
-            return self.store.evalsha(loaded.sha.decode(), 9, *args)
+            return self.store.evalsha(loaded.sha.decode(), len(self.names), *args)
 
     # ---- clients
 
@@ -164,7 +165,9 @@ class Desk:
         return pairs
 
     def waiting(self) -> list[int]:
-        return [entry_id(e) for e in self.store.lrange(self.list, 0, -1)]
+        """The ids of what is ready, in its order; nothing here has a priority."""
+        again = [entry_id(member[1:]) for member in self.store.zrange(self.again, 0, -1)]
+        return sorted(again + [entry_id(e) for e in self.store.lrange(self.list, 0, -1)])
 
     def calls(self, command: str) -> int:
         """How often the server ran a command since the last ``config_resetstat``."""

@@ -259,10 +259,10 @@ class World:
         assembled = SCRIPTS[script]
         args = [*self.queue_keys, str(self.now), *arguments]
         try:
-            return self.store.evalsha(assembled.sha.decode(), 9, *args)
+            return self.store.evalsha(assembled.sha.decode(), len(self.queue_keys), *args)
         except valkey.exceptions.NoScriptError:
             self.store.script_load(assembled.source.decode())
-            return self.store.evalsha(assembled.sha.decode(), 9, *args)
+            return self.store.evalsha(assembled.sha.decode(), len(self.queue_keys), *args)
 
     # ---- clients
 
@@ -295,6 +295,8 @@ class World:
         """Delete any message by its id: it is found if it waits, and nowhere else."""
         entries = {entry_id(e): e for e in self.store.lrange(self.queue_keys[1], 0, -1)}
         assert list(entries) == sorted(entries), "ids rise along the list"
+        again = self.store.zrange(self.queue_keys[9], 0, -1)
+        entries |= {entry_id(member[1:]): member[1:] for member in again}
         number = self.random.choice([*entries, self.highest_id, 1])
         found, again = self.run("delete", number)
         entry = entries.get(number)

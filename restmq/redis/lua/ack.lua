@@ -2,7 +2,7 @@
 -- Purpose: what consumers say of dealt messages that wait for it: done, or not done.
 -- Atomic: of each message one acknowledgement counts, wherever it came from; one that went back
 --         to the queue before is stale.
--- KEYS: the nine of common.lua
+-- KEYS: those of common.lua
 -- ARGV: 2 "ack" or "nack" (it goes back at once), 3.. epoch, position of the chunk, id of each (1..1000)
 -- Returns: {1 or 0 (stale) for each}
 -- The daemon that has a message in hand hears of it on its channel: 'A', I7 epoch, (I7 pos, I7 id)...

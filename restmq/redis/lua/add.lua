@@ -1,7 +1,7 @@
 #!lua
 -- Purpose: put a turn's messages into a queue: to the consumers if they are up to date, else the list.
 -- Atomic: ids, order and whether a message waits or is out are decided together.
--- KEYS: the nine of common.lua
+-- KEYS: those of common.lua
 -- ARGV: 2 the highest id this daemon ever saw here, 3 "" or n x I6 ttl ms (0: for ever),
 --       4 "" or the mode a new queue gets, 5.. payloads (1..1000)
 -- Returns: id of the first; the others follow without a hole.
@@ -62,7 +62,7 @@ local first = s.id + 1
 local entries = make_entries(s.id)
 s.id = s.id + n
 local pushed, refused = 0, {}
-if s.started and s.live > now and call('LLEN', L) == 0 then
+if s.started and s.live > now and call('EXISTS', L, Y) == 0 then
   pushed, refused = push(s, entries)
 end
 if pushed < n then append(entries, pushed + 1) end

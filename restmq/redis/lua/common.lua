@@ -2,12 +2,16 @@
 -- Atomic: it is part of the script that uses it, never run alone.
 -- KEYS: 1 {q} hash, 2 :l waiting list, 3 :w broadcast window, 4 :r round-robin window,
 --       5 :c daemons, 6 :t turn of the slots, 7 :m room of the slots, 8 :h history for replay,
---       9 :p presence (see keys.py)
+--       9 :p presence, 10 :y ready again, 11 :j, 12 :x, 13 :d, 14 :k (see keys.py and jobs.lua)
 -- ARGV: 1 now in ms ("0": the server's clock); the rest belongs to the script.
 -- Returns: nothing.
 --
 -- Entry    I7 id, I6 created ms, I6 expires ms (0: never), payload.
--- Payload  1 byte length of the content type, content type, body.
+-- Payload  1 byte length of the content type (to 250), content type, body. In front of that, if it is more
+--          than that: "\255", I2 attempts, I1 priority, I2 length of the headers, I2 length of the
+--          last error, headers, last error.
+-- Ready    messages are in the list, and in :y if they came back or have a priority: a sorted set of
+--          I1 9 - priority, entry; all scores are 0, so it is in the order of priorities, then ids.
 -- Chunk    kind 'b' or 'r', I7 epoch, I7 prev, I7 pos, I7 bpos, I4 n, owner (12 bytes),
 --          n x I4 entry lengths, kind 'r': n x I4 consumer numbers, entries.
 -- Position counts pushed messages (bpos: their bytes); a chunk covers prev+1 .. pos.
@@ -17,6 +21,7 @@
 -- pos, I7 bpos (up to there it read), I7 deadline ms (0: being taken apart), I7 last dealt pos.
 
 local Q, L, W, R, C, T, M, H = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local Y = KEYS[10]
 local MAX_MESSAGES, MAX_BYTES = 1000, 1048576            -- of one call
 local STEP = 16                                          -- entries read before their size is known
 local UNSAFE_MESSAGES, UNSAFE_BYTES = 3000, 8388608      -- broadcast: pushed, with no kernel yet
@@ -45,7 +50,7 @@ local function load_state()
   local s = {}
   for i, name in ipairs(FIELDS) do s[name] = tonumber(v[i] or 0) end
   s.known, s.was_set = v[1], {}
-  s.started = v[2] ~= '0'
+  s.started = v[2] ~= '0' and v[2] ~= '2'
   for i, name in ipairs(FIELDS) do s.was_set[name] = s[name] end
   return s
 end
@@ -63,12 +68,13 @@ local function save_state(s)
 end
 
 -- A script that writes in several places looks at the types of all first: nothing is rolled back.
-local KINDS = {'hash', 'list', 'zset', 'zset', 'hash', 'list', 'hash', 'list', 'hash'}
+local KINDS = {'hash', 'list', 'zset', 'zset', 'hash', 'list', 'hash', 'list', 'hash', 'zset', 'hash',
+               'zset', 'zset', 'zset'}
 local function check_types()
-  for i, key in ipairs(KEYS) do
-    local kind = call('TYPE', key).ok
-    if kind ~= 'none' and kind ~= KINDS[i] then
-      error({err = 'WRONGTYPE ' .. key .. ' is a ' .. kind .. ', not a ' .. KINDS[i]})
+  for i, wanted in ipairs(KINDS) do
+    local kind = call('TYPE', KEYS[i]).ok
+    if kind ~= 'none' and kind ~= wanted then
+      error({err = 'WRONGTYPE ' .. KEYS[i] .. ' is a ' .. kind .. ', not a ' .. wanted})
     end
   end
 end
@@ -121,32 +127,15 @@ local function append(entries, from)
   end
 end
 
--- Put entries back at the head of the list; its ids rise afterwards as before.
--- Walks over no more waiting entries than were once in flight with these, in slices.
+-- Messages that came back are ready again, before all that have a higher id.
 local function put_back(entries)
-  if #entries == 0 then return end
-  table.sort(entries, function(a, b) return entry_id(a) < entry_id(b) end)
-  local last, merged, next_entry, walked, step = entry_id(entries[#entries]), {}, 1, 0, 1
-  local before, more
-  repeat
-    before, more = walked, call('LRANGE', L, walked, walked + step - 1)
-    for _, e in ipairs(more) do
-      local id = entry_id(e)
-      if id > last then break end
-      while entry_id(entries[next_entry]) < id do
-        merged[#merged + 1], next_entry = entries[next_entry], next_entry + 1
-      end
-      merged[#merged + 1], walked = e, walked + 1
-    end
-    local all = walked - before == step
-    step = math.min(step * 4, MAX_MESSAGES)
-  until not all
-  for i = next_entry, #entries do merged[#merged + 1] = entries[i] end
-  if walked > 0 then call('LTRIM', L, walked, -1) end
-  for i = #merged, 1, -MAX_MESSAGES do
-    local slice = {}
-    for k = i, math.max(i - MAX_MESSAGES + 1, 1), -1 do slice[#slice + 1] = merged[k] end
-    call('LPUSH', L, unpack(slice))
+  local members = {}
+  for i, e in ipairs(entries) do
+    local priority = string.byte(e, 20) == 255 and string.byte(e, 23) or 0
+    members[2 * i - 1], members[2 * i] = 0, string.char(9 - priority) .. e
+  end
+  for i = 1, #members, MAX_MESSAGES do
+    call('ZADD', Y, unpack(members, i, math.min(i + MAX_MESSAGES - 1, #members)))
   end
 end
 
@@ -341,14 +330,15 @@ local function push(s, entries)
   return push_to_all(s, entries), {}
 end
 
--- The head of the waiting list, at most `wanted` entries or MAX_BYTES and one, without taking it.
-local function head_of_list(wanted)
+-- The head of the list, at most `wanted` entries or MAX_BYTES and one, without taking it; ids below
+-- `bound` only (nil: any).
+local function head_of_list(wanted, bound)
   local found, size = {}, 0
   while #found < wanted do
     local more = call('LRANGE', L, #found, math.min(#found + STEP, wanted) - 1)
     if #more == 0 then break end
     for _, e in ipairs(more) do
-      if size >= MAX_BYTES then return found end
+      if size >= MAX_BYTES or (bound and entry_id(e) > bound) then return found end
       found[#found + 1] = e
       size = size + #e
     end
@@ -356,10 +346,36 @@ local function head_of_list(wanted)
   return found
 end
 
+-- What is ready and comes first, all from one place, without taking it: entries and that place.
+local function next_run(wanted)
+  local first = call('ZRANGE', Y, 0, 0)[1]
+  if not first then return head_of_list(wanted), L end
+  local head = call('LINDEX', L, 0)
+  local bound, found, size = head and entry_id(head), {}, 0
+  local function waits(m) return bound and string.byte(m) == 9 and unpack_bytes('>I7', m, 2) > bound end
+  if waits(first) then return head_of_list(wanted, (unpack_bytes('>I7', first, 2))), L end
+  while #found < wanted do
+    local more = call('ZRANGE', Y, #found, math.min(#found + STEP, wanted) - 1)
+    if #more == 0 then break end
+    for _, m in ipairs(more) do
+      if size >= MAX_BYTES or waits(m) then return found, Y end
+      found[#found + 1] = string.sub(m, 2)
+      size = size + #m
+    end
+  end
+  return found, Y
+end
+
+-- Take the first `count` of what `next_run` told.
+local function take_run(place, count)
+  if count == 0 then return end
+  if place == L then call('LTRIM', L, count, -1) else call('ZREMRANGEBYRANK', Y, 0, count - 1) end
+end
+
 -- Push waiting messages to the consumers: at most one chunk's worth. True if there may be more.
 local function drain(s, now)
   if not s.started or s.live <= now or not may_push(s) then return false end
-  local head = head_of_list(MAX_MESSAGES)
+  local head, place = next_run(MAX_MESSAGES)
   if #head == 0 then return false end
   local entries, from = {}, {}
   for i, e in ipairs(head) do
@@ -369,7 +385,7 @@ local function drain(s, now)
   if #entries > 0 then gone, refused = push(s, entries) end
   local used = #head
   if gone < #entries then used = from[gone + 1] - 1 end
-  if used > 0 then call('LTRIM', L, used, -1) end
+  take_run(place, used)
   put_back(refused)
   return used > #refused
 end

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Purpose: a daemon says what it has handed to its consumers, renews itself, and gets more.
 -- Atomic: what all confirmed leaves the window, what came back and what waits is pushed, in one order.
--- KEYS: the nine of common.lua
+-- KEYS: those of common.lua
 -- ARGV: 2 daemon, 3 lease ms, 4 epoch, 5 safe pos, 6 its bpos, 7 taken pos, 8 its bpos,
 --       9 "look" to forget the dead, 10 how many slots changed, then for each its number and the room
 --       it gained (a new slot: all its room; -1: it is gone), then dealt chunks as in settle()

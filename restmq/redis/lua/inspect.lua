@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- Purpose: the numbers of a queue.
 -- Atomic: they belong to one moment.
--- KEYS: the nine of common.lua
+-- KEYS: those of common.lua
 -- ARGV: 2 how many of the newest waiting ids to add
 -- Returns: {waiting, st or "", pol or "", in flight, daemons, last id, mode or "", replay ms,
 --           replay messages, missed by slow consumers, epoch, {presence texts}, last pos, newest id, ...}
@@ -13,13 +13,18 @@ local here = {}
 for _, value in ipairs(call('HVALS', KEYS[9])) do
   if unpack_bytes('>I6', value) > now then here[#here + 1] = string.sub(value, 7) end
 end
-local waiting, flight = call('LLEN', L), s.pos - s.done + s.out
+local waiting, flight = call('LLEN', L) + call('ZCARD', Y), s.pos - s.done + s.out
 if flight > 0 and deserted(s, now) then waiting, flight = waiting + flight, 0 end
 local reply = {text(waiting), v[1] or '', v[2] or '', text(flight), call('HLEN', C), text(s.id),
   v[3] or '', v[4] or text(REPLAY_MS), v[5] or text(REPLAY_MESSAGES), v[6] or '0', text(s.epoch), here, text(s.pos)}
 local newest = tonumber(ARGV[2])
 if newest > 0 then
   local entries = call('LRANGE', L, -math.min(newest, MAX_MESSAGES), -1)
+  if #entries == 0 then
+    for _, m in ipairs(call('ZRANGE', Y, -math.min(newest, MAX_MESSAGES), -1)) do
+      entries[#entries + 1] = string.sub(m, 2)
+    end
+  end
   for i = #entries, 1, -1 do reply[#reply + 1] = text(entry_id(entries[i])) end
 end
 return reply

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Purpose: a daemon that has subscribed starts (or, after a lost connection, goes on) to take messages.
 -- Atomic: from this moment messages count as handed over only when this daemon confirms them too.
--- KEYS: the nine of common.lua
+-- KEYS: those of common.lua
 -- ARGV: 2 daemon (12 bytes), 3 lease ms, 4 "" or "again", 5 its epoch (0: none), 6 taken pos,
 --       7 dealt pos, 8 the highest id it ever saw here, 9.. slot number, room, slot number, room...
 -- Returns: {0} call again; else {1 (2: it was known and goes on), epoch, safe pos, its bpos,

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Purpose: a daemon has no consumer of the queue any more.
 -- Atomic: what it did not hand over goes to the others or back to the list, in order.
--- KEYS: the nine of common.lua
+-- KEYS: those of common.lua
 -- ARGV: 2 daemon, 3 epoch, 4 safe pos, 5 its bpos, 6 taken pos, 7 its bpos, 8.. dealt chunks as in settle()
 -- Returns: 1 done, 0 call again
 check_types()

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Purpose: somebody observes the queue for a while, or nobody any more.
 -- Atomic: from this moment add.lua publishes copies, until the time is over.
--- KEYS: the nine of common.lua
+-- KEYS: those of common.lua
 -- ARGV: 2 lease ms (0: nobody here observes any more; others renew theirs)
 -- Returns: the last id
 check_types()

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Purpose: look at the oldest waiting message and count the looks.
 -- Atomic: the count belongs to the message that is shown.
--- KEYS: the nine of common.lua
+-- KEYS: those of common.lua
 -- ARGV: none more
 -- Returns: {now ms, 1 if it must be called again, count, entry} or {now ms, 0|1} when there is none.
 local now = clock()
@@ -9,7 +9,7 @@ local s = load_state()
 local complete = home(s, now)
 save_state(s)
 if not complete then return {text(now), 1} end
-local e = call('LINDEX', L, 0)
+local e = next_run(1)[1]
 if not e then return {text(now), 0} end
 local id, count = text(entry_id(e)), 1
 local seen = call('HMGET', Q, 'peek', 'peeks')

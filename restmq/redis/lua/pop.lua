@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Purpose: remove the oldest waiting messages.
 -- Atomic: a message leaves the list in the same step as it enters the reply.
--- KEYS: the nine of common.lua
+-- KEYS: those of common.lua
 -- ARGV: 2 how many at most
 -- Error: LEASEDONLY in mode jobs, and nothing is taken.
 -- Returns: {now ms, 1 if there may be more (call again), entries...}; a gone entry comes without its payload.
@@ -27,16 +27,25 @@ local function take()
   return reply
 end
 
--- Nothing is out with a daemon: the list is all there is.
+-- Nothing is out with a daemon, nothing came back: the list is all there is.
 local v = redis.call('HMGET', KEYS[1], 'pos', 'done', 'out', 'mode')
 if v[4] == '2' then
   return redis.error_reply('LEASEDONLY ' .. KEYS[1])
 end
-if v[1] == v[2] and (not v[3] or v[3] == '0') then return take() end
+local listed = redis.call('EXISTS', KEYS[10]) == 0
+if listed and v[1] == v[2] and (not v[3] or v[3] == '0') then return take() end
 
 -- common.lua stands here
 local s = load_state()
 local complete = home(s, now)
 save_state(s)
 if not complete then return {text(now), 1} end
-return take()
+if call('EXISTS', Y) == 0 then return take() end
+check_types()
+local run, place = next_run(math.min(wanted, MAX_MESSAGES))
+take_run(place, #run)
+local reply = {text(now), #run > 0 and 1 or 0}
+for _, e in ipairs(run) do
+  reply[#reply + 1] = is_gone(e, now) and string.sub(e, 1, 19) or e
+end
+return reply

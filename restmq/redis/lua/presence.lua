@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Purpose: a daemon says how many consumers of the queue it has, and how much the slow ones missed.
 -- Atomic: its last word counts, until its time is over.
--- KEYS: the nine of common.lua
+-- KEYS: those of common.lua
 -- ARGV: 2 daemon, 3 lease ms, 4 "" (none) or the text that inspect.lua gives back, 5 missed since
 -- Returns: 1
 check_types()

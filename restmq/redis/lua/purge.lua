@@ -1,18 +1,18 @@
 #!lua flags=allow-oom
 -- Purpose: delete all messages, waiting or out, and end every stream of the queue.
 -- Atomic: nothing added before survives, nothing added after is touched.
--- KEYS: the nine of common.lua
+-- KEYS: those of common.lua
 -- ARGV: none more
 -- Returns: 1 if there was anything to delete, else 0. Ids go on counting; settings stay.
 check_types()
 local now = clock()
 local s = load_state()
-local had = (call('EXISTS', L) == 1 or s.pos > s.done or s.out > 0) and 1 or 0
+local had = (call('EXISTS', L, Y, KEYS[11]) > 0 or s.pos > s.done or s.out > 0) and 1 or 0
 if deserted(s, now) then
   call('UNLINK', C, T, M)
   s.live = 0
 end
-call('UNLINK', L, W, R, H)  -- what is out must not come back from a consumer that never got it
+call('UNLINK', L, W, R, H, Y, KEYS[11], KEYS[12], KEYS[13])  -- what is out must not come back from a consumer that never got it
 all_done(s)
 save_state(s)
 call('PUBLISH', Q .. ':out', 'P')

@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- Purpose: what was broadcast after a position, for a client that comes back.
 -- Atomic: a snapshot; what is pushed later is behind the position it tells.
--- KEYS: the nine of common.lua
+-- KEYS: those of common.lua
 -- ARGV: 2 position, 3 epoch it belongs to ("0": begin at the oldest that is kept)
 -- Returns: {epoch, position of the last push, position before the oldest that is kept, last id, chunks...}:
 --          those that end behind the position, at most 1,000 messages or 1 MiB; call again from the last one.

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Purpose: start or stop the push to consumers, or change other settings.
 -- Atomic: a start releases the first waiting messages in the same step.
--- KEYS: the nine of common.lua
+-- KEYS: those of common.lua
 -- ARGV: 2 field, 3 value, 4 field, 5 value...: st (1 started, 0 stopped), pol (1 broadcast, 2 round
 --       robin), mode (1 open, 2 jobs), replay (ms), replay_n (messages)
 -- Returns: 1

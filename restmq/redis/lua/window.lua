@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- Purpose: read again what was pushed after a position, for a daemon that missed it on the channel.
 -- Atomic: a snapshot; what comes later comes on the channel.
--- KEYS: the nine of common.lua
+-- KEYS: those of common.lua
 -- ARGV: 2 daemon, 3 "b" or "r", 4 position
 -- Returns: {epoch, position reached, 1 if there is more, chunks...}; at most 1,000 messages or 1 MiB.
 -- Broadcast: what every daemon took and a kernel has is left out, also if it is after the position.
