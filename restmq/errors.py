@@ -11,6 +11,9 @@
         StoreFull           it is at its memory limit: nothing changed
         StoreRefused        it answered with an error: nothing changed
         LeasedOnly          the queue's mode forbids it: nothing changed
+        Limited             the queue has bounds of its own: nothing changed, another way decides
+        QueueFull           it has as many messages as it may: nothing changed
+        RateLimited         it gets more messages a second than it may: nothing changed
 
 Status codes for these are in one table, ``restmq.web.endpoint.STATUS``.
 """
@@ -69,3 +72,20 @@ class LeasedOnly(StoreError):
             "(a stream with ack=1); observe=1 gives copies, and the setting mode=open lets every "
             "door take them"
         )
+
+
+class Limited(StoreError):
+    """The queue has bounds or a time to live of its own, which the fast way in does not know. Nothing changed."""
+
+
+class QueueFull(StoreError):
+    """The queue has as many messages, or bytes, as it may. Nothing changed."""
+
+
+class RateLimited(StoreError):
+    """More messages a second than the queue's setting allows. Nothing changed."""
+
+    def __init__(self, text: str, retry_ms: int = 1000) -> None:
+        """``retry_ms``: when there is room again, at the earliest."""
+        super().__init__(text)
+        self.retry_ms = retry_ms

@@ -52,6 +52,37 @@ class Message(NamedTuple):
         return message_key(self.queue, self.id)
 
 
+class NewMessage(NamedTuple):
+    """A message to be put in.
+
+    ``delay_ms`` is from now, ``deliver_at_ms`` milliseconds since 1970; the time to live counts from then.
+    ``headers`` is a JSON object of strings, or empty. ``key`` is a digest (16 bytes) of an idempotency key: a
+    repeat within the queue's window gets the first one's id.
+    """
+
+    body: bytes
+    content_type: str | None = None
+    ttl_ms: int = 0
+    delay_ms: int = 0
+    deliver_at_ms: int = 0
+    priority: int = 0
+    headers: bytes = b""
+    key: bytes = b""
+
+
+class Put(NamedTuple):
+    """What became of a message: its id, or an error and, with ``rate_limited``, when to try again.
+
+    Errors: ``queue_full``, ``rate_limited``, ``key_reused`` (another message under the same key),
+    ``priorities_off``.
+    """
+
+    id: int = 0
+    replayed: bool = False
+    error: str = ""
+    retry_ms: int = 0
+
+
 class Peeked(NamedTuple):
     """The oldest waiting message, and how often it has been looked at (1 the first time)."""
 
@@ -66,7 +97,9 @@ class QueueInfo(NamedTuple):
     ``length`` counts waiting messages, ``in_flight`` pushed ones nobody confirmed yet,
     ``daemons`` those that have consumers of it. ``consumers`` are open streams by transport, on
     all daemons; ``missed`` what slow ones lost so far. ``epoch`` and ``pos`` say where its
-    broadcasts are.
+    broadcasts are. ``leased`` and ``delayed`` count messages; ``oldest_ms`` is when the oldest waiting one
+    was put in (0: none waits), by the store's clock, which was at ``now_ms``. ``redelivered``, ``dropped``
+    (by a bound) and ``expired`` count since the queue began. ``settings`` are the fields of its hash.
     """
 
     name: str
@@ -83,6 +116,14 @@ class QueueInfo(NamedTuple):
     epoch: int = 0
     consumers: Mapping[str, int] = MappingProxyType({})
     pos: int = 0
+    leased: int = 0
+    delayed: int = 0
+    oldest_ms: int = 0
+    redelivered: int = 0
+    dropped: int = 0
+    expired: int = 0
+    now_ms: int = 0
+    settings: Mapping[str, bytes] = MappingProxyType({})
 
 
 class Batch:

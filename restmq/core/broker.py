@@ -12,11 +12,14 @@ from twisted.python.failure import Failure
 
 from restmq.core.commands import Replay
 from restmq.core.feeds import TICK_SECONDS, Feeds
+from restmq.core.jobs import Jobs
 from restmq.core.observers import Observers
 from restmq.core.port import Consumer
 from restmq.core.presence import Presence
 from restmq.core.queues import Queues
+from restmq.core.reaper import Reaper
 from restmq.core.scripted import QueueScripts
+from restmq.core.waiting import Waiting
 from restmq.errors import StoreError
 from restmq.message import Peeked, Policy, QueueInfo
 from restmq.redis.connection import Store
@@ -71,13 +74,24 @@ class Broker:
         self.add = self._queues.add
         self.add_texts = self._queues.add_texts
         self.pop = self._queues.pop
-        self.acknowledge = self._queues.acknowledge
+        self._reaper = Reaper(reactor, self._store, queue_scripts, scripts["claim"], self._queues)
+        self._queues.on_due = self._reaper.expect
+        self._jobs = Jobs(reactor, self._store, queue_scripts, self._queues, self._reaper)
+        self._waiting = Waiting(reactor, self._store, queue_scripts, self._jobs)
+        self.put = self._jobs.put
+        self.receive = self._waiting.receive
+        self.settle = self._jobs.settle
+        self.browse = self._jobs.browse
+        self.find = self._jobs.find
+        self.release = self._jobs.release
+        self.redrive = self._jobs.redrive
 
     def start(self, address: StoreAddress) -> None:
         """Connect to the store, and stay connected."""
         self._address = address
         self._store.start(address)
         self._ticking.start(TICK_SECONDS, now=False)
+        self._reaper.start()
 
     def stop(self) -> Deferred[None]:
         """Hand back what consumers have not got, leave every queue, disconnect; fires then."""
@@ -86,6 +100,8 @@ class Broker:
     async def _stop(self) -> None:
         if self._ticking.running:
             self._ticking.stop()
+        self._reaper.stop()
+        self._waiting.end()
         self._feeds.leave_all()
         self._presence.stop()
         deadline = self._reactor.seconds() + LEAVE_SECONDS
@@ -113,6 +129,14 @@ class Broker:
             return was
 
         return self._queues.purge(queue).addCallback(purged)
+
+    def remove(self, queue: str, force: bool) -> Deferred[str]:
+        """Delete the queue and end its streams: "gone", "unknown", or "not_empty" unless ``force``."""
+        return self._queues.remove(queue, force)
+
+    def answer_waiting(self) -> None:
+        """The daemon stops: who waits for messages gets none."""
+        self._waiting.end()
 
     # ---- settings and numbers
 
@@ -227,20 +251,25 @@ class Broker:
         self._feeds.tick()
         self._observers.tick()
         self._presence.tick()
+        self._waiting.tick()
 
     def _channel(self, up: bool) -> None:
         self._feeds.channel(up)
+        self._waiting.channel(up)
         if up:
             self._observers.channel_up()
 
     def _message(self, message: Any) -> None:
         kind, channel, content = message
+        if self._waiting.message(kind, channel):
+            return
         if kind != b"message" or not self._observers.received(channel, content):
             self._feeds.message(message)
 
     def _store_ready(self) -> None:
         self._queues.reconnected()
         self._feeds.store_back()
+        self._reaper.store_back()
 
 
 def _first_error(failure: Failure) -> Failure:

@@ -6,12 +6,14 @@ every ``x_answer`` reads its reply. Both are spelt in the header of the script.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from restmq.core.port import Hello, Joined, Report, Settled, Window
 from restmq.core.wire import decode_entry, encode_numbers
-from restmq.message import Message, Mode, Peeked, Policy, QueueInfo
+from restmq.errors import BadRequest
+from restmq.message import Message, Mode, Peeked, Policy, Put, QueueInfo
 
 LEASE_MS = 15000
 """How long a daemon that says nothing counts as there."""
@@ -113,6 +115,60 @@ def pop_answer(queue: str, reply: Any) -> Popped:
     return Popped([decode_entry(queue, entry) for entry in reply[2:]], reply[1] == 1)
 
 
+class Received(NamedTuple):
+    """What receive.lua tells: for each who asked when the lease ends, and the entries."""
+
+    now_ms: int
+    epoch: int
+    again: bool
+    retry_ms: int
+    groups: list[tuple[int, list[bytes]]]
+
+
+def receive_answer(reply: Any) -> Received:
+    """See the header of receive.lua."""
+    groups, at = [], 4
+    while at < len(reply):
+        until, count = int(reply[at]), reply[at + 1]
+        groups.append((until, reply[at + 2 : at + 2 + count]))
+        at += 2 + count
+    return Received(int(reply[0]), int(reply[1]), reply[2] == 1, int(reply[3]), groups)
+
+
+def put_answer(text: bytes) -> Put:
+    """What put.lua says of one message."""
+    if text[:1] == b"r" and text[1:].isdigit():
+        return Put(int(text[1:]), replayed=True)
+    if text.isdigit():
+        return Put(int(text))
+    word, _, retry_ms = text.decode("ascii").partition(" ")
+    return Put(error=word, retry_ms=int(retry_ms or 0))
+
+
+def browse_cursor(state: str, text: str) -> bytes:
+    """A cursor as browse.lua reads it. Raises BadRequest for one that is none of ours."""
+    if not text:
+        return b""
+    found = re.fullmatch(r"([0-9]{1,16})-([0-9]{1,16})", text, re.ASCII)
+    if found is None:
+        raise BadRequest("cursor is not one that this list gave")
+    first, second = map(int, found.groups())
+    if state != "ready":
+        return b"%d %d" % (first, second)
+    if first > 9 or second >= 1 << 53:
+        raise BadRequest("cursor is not one that this list gave")
+    return bytes((first,)) + second.to_bytes(7, "big")
+
+
+def cursor_text(state: str, last: bytes) -> str | None:
+    """As clients get it; None at the end."""
+    if not last:
+        return None
+    if state == "ready":
+        return f"{last[0]}-{int.from_bytes(last[1:8], 'big')}"
+    return last.decode("ascii").replace(" ", "-")
+
+
 def peek_answer(queue: str, reply: Any) -> Peeked | None:
     """None when there is none; the caller has looked at the call-again mark, ``reply[1]``."""
     if len(reply) < 4:
@@ -123,10 +179,10 @@ def peek_answer(queue: str, reply: Any) -> Peeked | None:
 def inspect_answer(queue: str, reply: Any) -> QueueInfo:
     """Numbers and settings; unknown words in the store count as not set."""
     length, status, policy, in_flight, daemons, last_id = reply[:6]
-    return QueueInfo(
+    info = QueueInfo(
         queue,
         int(length),
-        {b"1": True, b"0": False}.get(status),
+        {b"1": True, b"0": False, b"2": False}.get(status),
         {b"1": Policy.BROADCAST, b"2": Policy.ROUNDROBIN}.get(policy),
         int(in_flight),
         int(daemons),
@@ -139,6 +195,21 @@ def inspect_answer(queue: str, reply: Any) -> QueueInfo:
         _presence(reply[11]),
         int(reply[12]),
     )
+    leased, delayed, oldest, redelivered, dropped, expired, now = map(int, reply[13:20])
+    return info._replace(
+        leased=leased,
+        delayed=delayed,
+        oldest_ms=oldest,
+        redelivered=redelivered,
+        dropped=dropped,
+        expired=expired,
+        now_ms=now,
+        settings=_pairs(reply[20]),
+    )
+
+
+def _pairs(flat: Sequence[bytes]) -> Mapping[str, bytes]:
+    return {name.decode("ascii"): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
 
 
 def _presence(texts: Sequence[bytes]) -> dict[str, int]:
@@ -153,4 +224,4 @@ def _presence(texts: Sequence[bytes]) -> dict[str, int]:
 
 def newest_answer(reply: Any) -> list[int]:
     """The newest waiting ids, newest first."""
-    return list(map(int, reply[13:]))
+    return list(map(int, reply[21:]))

@@ -149,7 +149,10 @@ class Hands:
         entries = [dealt.entries[i] for i in indexes]
         slot.used += sum(map(cost, entries))
         messages: list[Message] = [decode_entry(self.queue, entry) for entry in entries]
-        due = slot.consumer.due() if slot.consumer.acks else 0.0
+        due = 0.0
+        if slot.consumer.acks:
+            due = slot.consumer.due()
+            messages = [message._replace(attempt=message.attempt + 1) for message in messages]
         slot.waiting.update(dict.fromkeys([(dealt, i) for i in indexes], due))
         batch = Batch(messages, sum(map(len, entries)), dealt.pos, epoch)
         if slot.consumer.deliver(batch):

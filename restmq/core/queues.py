@@ -6,9 +6,10 @@ nothing, OutcomeUnknown may have happened.
 
 from __future__ import annotations
 
+import hashlib
+import random
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -17,9 +18,9 @@ from twisted.logger import Logger
 from restmq.core import commands
 from restmq.core.receipts import Receipt
 from restmq.core.scripted import KEPT, QueueScripts
-from restmq.core.wire import encode_payload, encode_ttls
-from restmq.errors import LeasedOnly, StoreError
-from restmq.message import Message, Mode, Peeked, Policy, QueueInfo
+from restmq.core.wire import encode_more, encode_payload, encode_ttls
+from restmq.errors import LeasedOnly, Limited, QueueFull, RateLimited, StoreError
+from restmq.message import Message, Mode, NewMessage, Peeked, Policy, Put, QueueInfo
 from restmq.redis.connection import Store
 from restmq.redis.pipeline import Callback, encode, encode_arguments
 
@@ -33,6 +34,39 @@ LIFT = 1_000_000
 T = TypeVar("T")
 
 
+def _mode_field(mode: Mode | None) -> str:
+    return "" if mode is None else f"mode {mode.value}"
+
+
+def _encoded_payload(message: NewMessage) -> bytes:
+    """The argument of a script, encoded."""
+    payload = encode_payload(message.body, message.content_type)
+    if message.headers or message.priority:
+        payload = encode_more(message.headers, message.priority) + payload
+    return b"$%d\r\n%s\r\n" % (len(payload), payload)
+
+
+def _fingerprint(message: NewMessage) -> bytes:
+    """What two messages under one key have in common if the second is a repeat."""
+    rest = message._replace(key=b"", body=b"")
+    return hashlib.blake2b(
+        message.body,
+        digest_size=16,
+        key=hashlib.blake2b(repr(rest).encode(), digest_size=16).digest(),
+    ).digest()
+
+
+def _split_arguments(encoded: bytes) -> list[bytes]:
+    """Arguments that were encoded together, one by one."""
+    found, at = [], 0
+    while at < len(encoded):
+        line_end = encoded.index(b"\r\n", at)
+        end = line_end + 2 + int(encoded[at + 1 : line_end]) + 2
+        found.append(encoded[at:end])
+        at = end
+    return found
+
+
 class _Adds:
     """The messages of one queue that this turn brought, encoded, and who waits for their ids."""
 
@@ -44,6 +78,64 @@ class _Adds:
         self.waiting: list[Deferred[int]] = []
         self.size = 0
         self.mode: Mode | None = None
+
+    def added(self, first: int) -> None:
+        """They are in, with ids from this one on."""
+        for number, deferred in enumerate(self.waiting, first):
+            deferred.callback(number)
+
+    def failed(self, error: StoreError) -> None:
+        """None is in, or nobody knows."""
+        for deferred in self.waiting:
+            deferred.errback(error)
+
+    def put(self, puts: list[Put]) -> None:
+        """The queue has bounds: what became of each."""
+        for put, deferred in zip(puts, self.waiting, strict=True):
+            if put.error:
+                deferred.errback(refusal(put))
+            else:
+                deferred.callback(put.id)
+
+
+class _Many(_Adds):
+    """Messages that are put in by one call, and who hears of it."""
+
+    __slots__ = ("answer", "limits")
+
+    def __init__(self, answer: Callable[[int | StoreError], None], limits: bool) -> None:
+        """``limits``: the one who asked goes another way where the queue has bounds."""
+        super().__init__()
+        self.answer = answer
+        self.limits = limits
+
+    def added(self, first: int) -> None:
+        self.answer(first)
+
+    def failed(self, error: StoreError) -> None:
+        self.answer(error)
+
+    def put(self, puts: list[Put]) -> None:
+        """Together they are in if each is."""
+        bad = next((put for put in puts if put.error), None)
+        self.answer(puts[0].id if bad is None else refusal(bad))
+
+
+def refusal(put: Put) -> StoreError:
+    """The error of a message that its queue did not take."""
+    if put.error == "rate_limited":
+        return RateLimited("the queue takes no more messages this moment", put.retry_ms)
+    return QueueFull("the queue has as many messages as its settings allow")
+
+
+class _Said(NamedTuple):
+    """What put.lua is told: idempotency keys, what a new queue gets, the messages, encoded."""
+
+    keys: list[bytes]
+    mode: Mode | None
+    fields: str
+    messages: int
+    arguments: bytes
 
 
 class _Acks:
@@ -63,16 +155,22 @@ class Queues:
     log = Logger()
 
     def __init__(self, clock: IReactorTime, store: Store, scripts: QueueScripts) -> None:
-        """``clock`` only says "after this turn"."""
+        """``clock`` only says "after this turn".
+
+        ``creation_fields`` may be set: the fields a new queue of this name gets, as scripts read them.
+        ``on_due`` is told when the reaper is to look at a queue (0: soon).
+        """
         self._clock = clock
         self._store = store
         self._scripts = scripts
         self._adds: dict[str, list[_Adds]] = {}
         self._pops: dict[str, list[Deferred[Message | None]]] = {}
-        self._acks: dict[tuple[str, bool], list[_Acks]] = {}
+        self._acks: dict[tuple[str, tuple[bytes, int, bytes]], list[_Acks]] = {}
         self._flush_due = False
         self._floors: dict[str, int] = {}
         self._listed: set[str] = set()
+        self.on_due: Callable[[str, int], None] = lambda queue, at_ms: None
+        self.creation_fields: Callable[[str], str] = lambda queue: ""
 
     # ---- add
 
@@ -117,41 +215,144 @@ class Queues:
         Each is ASCII. At most MAX_MESSAGES, and not much more than MAX_BYTES together. They come
         behind what was added before.
         """
-        batch = _Adds()
+        done: Deferred[int] = Deferred()
+
+        def answer(first: int | StoreError) -> None:
+            if isinstance(first, StoreError):
+                done.errback(first)
+            else:
+                done.callback(first)
+
+        batch = _Many(answer, limits=False)
         batch.payloads.append(
             "".join([f"${len(text) + 1}\r\n\0{text}\r\n" for text in texts]).encode("ascii")
         )
         batch.ttls = [0] * len(texts)
-        done: Deferred[int] = Deferred()
-        batch.waiting.append(done)
         if self._flush_due:
             self.flush()
         self._send_adds(queue, batch)
         return done
 
+    def add_many(
+        self,
+        queue: str,
+        messages: Sequence[NewMessage],
+        mode: Mode | None,
+        answer: Callable[[int | StoreError], None],
+    ) -> None:
+        """Put up to MAX_MESSAGES in by one call, together or not at all; the answer is the first one's id.
+
+        Only their body, type, headers and time to live count. Limited is the answer where `put` must be asked.
+        """
+        batch = _Many(answer, limits=True)
+        batch.payloads = [_encoded_payload(message) for message in messages]
+        batch.ttls = [message.ttl_ms for message in messages]
+        batch.mode = mode
+        if self._flush_due:
+            self.flush()
+        self._send_adds(queue, batch)
+
+    def put(
+        self,
+        queue: str,
+        messages: Sequence[NewMessage],
+        mode: Mode | None,
+        answer: Callable[[list[Put] | StoreError], None],
+        fields: str = "",
+    ) -> None:
+        """Put up to MAX_MESSAGES in, each by itself: put.lua. ``fields`` are what a new queue gets first."""
+        keys = list(dict.fromkeys([message.key for message in messages if message.key]))
+        numbers = {key: b"%d" % number for number, key in enumerate(keys, 1)}
+        arguments = []
+        for message in messages:
+            at = message.deliver_at_ms
+            due = b"@%d" % at if at else b"%d" % message.delay_ms
+            number = numbers.get(message.key, b"0")
+            fingerprint = _fingerprint(message) if message.key else b""
+            head = encode_arguments(
+                b"%d" % message.ttl_ms, due, b"%d" % message.priority, number, fingerprint
+            )
+            arguments.append(head + _encoded_payload(message))
+        spelt = [self._scripts.keys.idempotency(queue, key) for key in keys]
+        said = _Said(spelt, mode, fields, len(messages), b"".join(arguments))
+        self._send_put(queue, said, answer)
+
+    def _send_put(
+        self,
+        queue: str,
+        said: _Said,
+        answer: Callable[[list[Put] | StoreError], None],
+    ) -> None:
+        if queue not in self._listed:
+            self._list(queue)
+        floor = self._floors.get(queue, 0)
+        creation = f"{said.fields} {self.creation_fields(queue)} {_mode_field(said.mode)}".encode()
+        first = encode_arguments(b"%d" % floor, creation)
+
+        def answered(reply: Any) -> None:
+            if isinstance(reply, StoreError):
+                answer(reply)
+                return
+            puts = [commands.put_answer(one) for one in reply[2:]]
+            new = [put.id for put in puts if put.id and not put.replayed]
+            if new:
+                if floor and new[0] > floor + LIFT:
+                    self._store_forgot(queue)
+                self._saw(queue, new[-1])
+            answer(puts)
+
+        if self._flush_due:
+            self.flush()
+        command = self._scripts.call_encoded(
+            "put", queue, 2 + 6 * said.messages, first + said.arguments, said.keys
+        )
+        self._store.send(command, answered)
+
+    def _put_instead(self, queue: str, batch: _Adds) -> None:
+        """The queue has bounds: the way in that knows them."""
+        joined = b"".join(batch.payloads)
+        payloads = (
+            _split_arguments(joined) if len(batch.ttls) > len(batch.payloads) else batch.payloads
+        )
+        arguments = b"".join(
+            [
+                encode_arguments(b"%d" % ttl, b"0", b"0", b"0", b"") + payload
+                for ttl, payload in zip(batch.ttls, payloads, strict=True)
+            ]
+        )
+
+        def answered(puts: list[Put] | StoreError) -> None:
+            if isinstance(puts, StoreError):
+                batch.failed(puts)
+            else:
+                batch.put(puts)
+
+        said = _Said([], batch.mode, "", len(batch.ttls), arguments)
+        self._send_put(queue, said, answered)
+
     def _send_adds(self, queue: str, batch: _Adds) -> None:
         if queue not in self._listed:
             self._list(queue)
         floor = self._floors.get(queue, 0)
-        mode = b"" if batch.mode is None else b"%d" % batch.mode.value
-        first_arguments = encode_arguments(b"%d" % floor, encode_ttls(batch.ttls), mode)
+        creation = f"{self.creation_fields(queue)} {_mode_field(batch.mode)}".strip().encode()
+        first_arguments = encode_arguments(b"%d" % floor, encode_ttls(batch.ttls), creation)
         command = self._scripts.call_encoded(
             "add", queue, 3 + len(batch.ttls), first_arguments + b"".join(batch.payloads)
         )
-        waiting, count = batch.waiting, len(batch.ttls)
+        count = len(batch.ttls)
 
         def added(reply: Any) -> None:
+            if isinstance(reply, Limited) and not (isinstance(batch, _Many) and batch.limits):
+                self._put_instead(queue, batch)
+                return
             if isinstance(reply, StoreError):
-                for deferred in waiting:
-                    deferred.errback(reply)
+                batch.failed(reply)
                 return
             number = int(reply)
             if floor and number > floor + LIFT:
                 self._store_forgot(queue)
             self._saw(queue, number + count - 1)
-            for deferred in waiting:
-                deferred.callback(number)
-                number += 1
+            batch.added(number)
 
         self._store.send(command, added)
 
@@ -218,52 +419,21 @@ class Queues:
 
     # ---- acknowledge
 
-    def acknowledge(self, receipts: Sequence[Receipt], done: bool) -> Deferred[list[bool]]:
-        """Acknowledge messages that were handed out, or (not ``done``) give them back at once.
-
-        For each receipt whether it counted; a stale one changes nothing. What a turn brings for a
-        queue is one script call for each 1,000. Fails with the first StoreError; some may have counted.
-        """
-        result: Deferred[list[bool]] = Deferred()
-        counted = [False] * len(receipts)
-        by_queue: dict[str, list[int]] = {}
-        for place, receipt in enumerate(receipts):
-            by_queue.setdefault(receipt.queue, []).append(place)
-        parts = [
-            (queue, places[start : start + MAX_MESSAGES])
-            for queue, places in by_queue.items()
-            for start in range(0, len(places), MAX_MESSAGES)
-        ]
-        left = len(parts)
-
-        def answered(places: list[int], reply: StoreError | list[int]) -> None:
-            nonlocal left
-            left -= 1
-            if isinstance(reply, StoreError):
-                if not result.called:
-                    result.errback(reply)
-                return
-            for place, one in zip(places, reply, strict=True):
-                counted[place] = one == 1
-            if left == 0 and not result.called:
-                result.callback(counted)
-
-        for queue, places in parts:
-            self._acknowledge(queue, done, [receipts[i] for i in places], partial(answered, places))
-        if not parts:
-            result.callback(counted)
-        return result
-
-    def _acknowledge(
+    def acknowledge_dealt(
         self,
         queue: str,
-        done: bool,
-        receipts: list[Receipt],
+        how: tuple[bytes, int, bytes],
+        receipts: Sequence[Receipt],
         answered: Callable[[StoreError | list[int]], None],
     ) -> None:
-        turn = self._acks.get((queue, done))
+        """Say of up to MAX_MESSAGES messages that a stream handed out that they are done, or not: ack.lua.
+
+        ``how`` is the word, the delay in ms and the reason. The answer is 1 or 0 (stale) for each. What a turn
+        brings for a queue is one call for each MAX_MESSAGES.
+        """
+        turn = self._acks.get((queue, how))
         if turn is None:
-            turn = self._acks[queue, done] = [_Acks()]
+            turn = self._acks[queue, how] = [_Acks()]
             self._schedule()
         if turn[-1].count + len(receipts) > MAX_MESSAGES:
             turn.append(_Acks())
@@ -272,16 +442,22 @@ class Queues:
         batch.arguments += [b"%d" % number for receipt in receipts for number in receipt[1:]]
         batch.waiting.append((len(receipts), answered))
 
-    def _send_acks(self, queue: str, done: bool, batch: _Acks) -> None:
+    def _send_acks(self, queue: str, how: tuple[bytes, int, bytes], batch: _Acks) -> None:
         def replied(reply: Any) -> None:
-            start = 0
+            start = 2
+            if not isinstance(reply, StoreError) and (int(reply[0]) or reply[1]):
+                self.on_due(queue, int(reply[0]))
             for count, answered in batch.waiting:
                 failed = isinstance(reply, StoreError)
                 answered(reply if failed else reply[start : start + count])
                 start += count
 
-        how = b"ack" if done else b"nack"
-        self._store.send(self._scripts.call("ack", queue, [how, *batch.arguments]), replied)
+        word, delay, reason = how
+        if word != b"ack":
+            self.on_due(queue, 0)
+        chance = b"%f" % random.random()  # noqa: S311 - for the jitter of a delay
+        arguments = [word, b"%d" % delay, reason, chance, *batch.arguments]
+        self._store.send(self._scripts.call("ack", queue, arguments), replied)
 
     # ---- the turn
 
@@ -296,9 +472,9 @@ class Queues:
         acks, self._acks = self._acks, {}
         adds, self._adds = self._adds, {}
         pops, self._pops = self._pops, {}
-        for (queue, done), turn in acks.items():
+        for (queue, how), turn in acks.items():
             for acks_of_queue in turn:
-                self._send_acks(queue, done, acks_of_queue)
+                self._send_acks(queue, how, acks_of_queue)
         for queue, batches in adds.items():
             for batch in batches:
                 self._send_adds(queue, batch)
@@ -323,20 +499,33 @@ class Queues:
 
     def purge(self, queue: str) -> Deferred[bool]:
         """Delete all waiting messages and end all streams; whether there was anything."""
-        return self._once("purge", queue, [], lambda r: bool(r == 1))
+        return self.once("purge", queue, [], lambda r: bool(r == 1))
+
+    def remove(self, queue: str, force: bool) -> Deferred[str]:
+        """Delete the queue: see `Broker.remove`."""
+        words = {1: "gone", 0: "unknown", -1: "not_empty"}
+
+        def removed(reply: Any) -> str:
+            if reply == 1:
+                self._listed.discard(queue)
+                shard = self._scripts.keys.shard(queue)
+                self._store.send(encode(b"SREM", shard, queue.encode()), lambda _: None)
+            return words[reply]
+
+        return self.once("remove", queue, [b"1" if force else b"0"], removed)
 
     def set_started(self, queue: str, started: bool) -> Deferred[None]:
         """Hold the push back, or let it go on."""
-        return self._once("status", queue, [b"st", b"1" if started else b"0"], lambda r: None)
+        return self.once("status", queue, [b"st", b"1" if started else b"0"], lambda r: None)
 
     def set_policy(self, queue: str, policy: Policy) -> Deferred[None]:
         """Who gets what is pushed from now on."""
-        return self._once("status", queue, [b"pol", b"%d" % policy.value], lambda r: None)
+        return self.once("status", queue, [b"pol", b"%d" % policy.value], lambda r: None)
 
     def change(self, queue: str, fields: Mapping[str, int]) -> Deferred[None]:
         """Set fields of the queue (see status.lua), all in one step."""
         arguments = [b for k, v in fields.items() for b in (k.encode("ascii"), b"%d" % v)]
-        return self._once("status", queue, arguments, lambda r: None)
+        return self.once("status", queue, arguments, lambda r: None)
 
     def inspect(self, queue: str) -> Deferred[QueueInfo]:
         """The numbers of a queue, of one moment."""
@@ -369,9 +558,10 @@ class Queues:
             self._store.read(encode(b"SMEMBERS", shard), got)
         return done
 
-    def _once(
+    def once(
         self, script: str, queue: str, arguments: list[bytes], value: Callable[[Any], T]
     ) -> Deferred[T]:
+        """Call a script once, after what was asked before it; its reply as a value."""
         return self._until_complete(script, queue, arguments, lambda r: False, value)
 
     def _until_complete(

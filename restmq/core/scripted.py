@@ -27,20 +27,35 @@ class QueueScripts:
             name: encode_arguments(b"EVALSHA", script.sha, b"%d" % KEYS)
             for name, script in scripts.items()
         }
+        self._shas = {name: script.sha for name, script in scripts.items()}
         self._queues: dict[str, bytes] = {}
 
     def call(self, script: str, queue: str, arguments: Sequence[bytes]) -> bytes:
         """The command, encoded."""
         return self.call_encoded(script, queue, len(arguments), encode_arguments(*arguments))
 
-    def call_encoded(self, script: str, queue: str, count: int, arguments: bytes) -> bytes:
-        """The command, where ``arguments`` is ``count`` arguments encoded already."""
+    def call_encoded(
+        self,
+        script: str,
+        queue: str,
+        count: int,
+        arguments: bytes,
+        keys_too: Sequence[bytes] = (),
+    ) -> bytes:
+        """The command, where ``arguments`` is ``count`` arguments encoded already.
+
+        ``keys_too`` are keys of the queue's slot behind those that every script gets.
+        """
         keys = self._queues.get(queue)
         if keys is None:
             keys = self._encode_keys(queue)
+        head = self._heads[script]
+        if keys_too:
+            head = encode_arguments(b"EVALSHA", self._shas[script], b"%d" % (KEYS + len(keys_too)))
+            keys += encode_arguments(*keys_too)
         return b"*%d\r\n%s%s%s%s" % (
-            count + KEYS + 4,
-            self._heads[script],
+            count + KEYS + len(keys_too) + 4,
+            head,
             keys,
             SERVER_CLOCK,
             arguments,

@@ -78,6 +78,22 @@ def entry_id(entry: bytes) -> int:
     return int.from_bytes(entry[:7], "big")
 
 
+class Outgoing(NamedTuple):
+    """A message in the outbox: a dead letter, or (redrive) one that goes back; ``target`` "" is the usual."""
+
+    dead: bool
+    target: str
+    message: Message
+
+
+def decode_outgoing(queue: str, member: bytes) -> Outgoing:
+    """What a member of the outbox says: see jobs.lua."""
+    end = 10 + int.from_bytes(member[8:10], "big")
+    return Outgoing(
+        member[7] == 0, member[10:end].decode("utf-8"), decode_entry(queue, member[end:])
+    )
+
+
 class ChunkHead(NamedTuple):
     """The numbers at the front of a chunk."""
 

@@ -18,10 +18,14 @@ key                       type        holds
 ``<p>{q}:x``              sorted set  leased ids by when the lease ends, ms
 ``<p>{q}:d``              sorted set  delayed ids by when they are due, ms
 ``<p>{q}:k``              sorted set  outbox: what moves to another queue, by when it was put there
+``<p>{q}:i:<digest>``     string      what an idempotency key stands for, until it is forgotten
+``<p>due:{all}``          sorted set  queues by when to look at them, ms
+``<p>due:{all}:claimed``  sorted set  those that a daemon looks at, by when another takes over
 ``<p>queues:<n>``         set         names of the queues of shard n (0-63)
 ``<p>{q}:out``            channel     broadcast chunks; ``P`` when the queue is purged
 ``<p>{q}:to:<daemon>``    channel     chunks dealt to this daemon, and acknowledgements of those
 ``<p>{q}:see``            channel     copies of what is added, while somebody observes
+``<p>{q}:wake``           channel     something is ready, while somebody waits in a long poll
 ========================  ==========  ===================================================
 
 ``<p>`` is the prefix (``restmq:`` unless set), and in a database other than 0 its number and a
@@ -69,6 +73,22 @@ class Keys:
     def observers(self, name: str) -> bytes:
         """The channel of copies of what is added."""
         return self.base(name) + b":see"
+
+    def outbox(self, name: str) -> bytes:
+        """What is on its way from the queue to others."""
+        return self.base(name) + b":k"
+
+    def wake(self, name: str) -> bytes:
+        """The channel that says that something is ready."""
+        return self.base(name) + b":wake"
+
+    def idempotency(self, name: str, digest: bytes) -> bytes:
+        """What an idempotency key of the queue stands for."""
+        return self.base(name) + b":i:" + digest
+
+    def due(self) -> tuple[bytes, bytes]:
+        """Queues by when to look at them, and those that somebody looks at."""
+        return self.prefix + b"due:{all}", self.prefix + b"due:{all}:claimed"
 
     def shard(self, name: str) -> bytes:
         """The set that lists this queue."""

@@ -12,7 +12,15 @@ from typing import Any
 
 import hiredis
 
-from restmq.errors import LeasedOnly, OutcomeUnknown, StoreAway, StoreError, StoreFull, StoreRefused
+from restmq.errors import (
+    LeasedOnly,
+    Limited,
+    OutcomeUnknown,
+    StoreAway,
+    StoreError,
+    StoreFull,
+    StoreRefused,
+)
 
 Callback = Callable[[Any], None]
 """Gets the reply: bytes, int, list or None, or a StoreError instance if there is none."""
@@ -30,6 +38,7 @@ _ERRORS = {
     "BUSY": StoreAway,
     "NOPERM": StoreRefused,
     "LEASEDONLY": LeasedOnly,
+    "LIMITED": Limited,
 }
 
 

@@ -8,8 +8,11 @@ from typing import NamedTuple
 NAMES = (
     "ack",
     "add",
+    "browse",
+    "claim",
     "confirm",
     "delete",
+    "find",
     "inspect",
     "join",
     "leave",
@@ -18,14 +21,28 @@ NAMES = (
     "pop",
     "presence",
     "purge",
+    "put",
+    "receive",
+    "redrive",
+    "release",
+    "remove",
     "replay",
+    "settle",
     "status",
+    "tick",
+    "unwait",
     "window",
 )
 """Those of the daemon. ``import`` is asked for by the one program that uses it."""
 
 COMMON = "-- common.lua stands here\n"
 """Where a script wants common.lua; without this line it comes first."""
+
+JOBS = "-- jobs.lua stands here\n"
+"""Where a script wants jobs.lua, if it does."""
+
+ALONE = ("claim",)
+"""Scripts that belong to no queue: without common.lua."""
 
 
 class Script(NamedTuple):
@@ -39,9 +56,14 @@ class Script(NamedTuple):
 def load(names: Sequence[str] = NAMES) -> dict[str, Script]:
     """Read and assemble these scripts, by name."""
     folder = files("restmq.redis") / "lua"
-    common = (folder / "common.lua").read_text("utf-8")
+    common, jobs = [(folder / f"{shared}.lua").read_text("utf-8") for shared in ("common", "jobs")]
     return {
-        name: _assemble(name, (folder / f"{name}.lua").read_text("utf-8"), common) for name in names
+        name: _assemble(
+            name,
+            (folder / f"{name}.lua").read_text("utf-8").replace(JOBS, f"{jobs}\n"),
+            "" if name in ALONE else common,
+        )
+        for name in names
     }
 
 

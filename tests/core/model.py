@@ -375,7 +375,7 @@ class World:
             self.note("ack twice")
             some = some * 2
             arguments = arguments * 2
-        results = self.run("ack", how, *arguments)
+        results = self.run("ack", how, 0, b"", 0, *arguments)[2:]
         for one, result in zip(some, results, strict=True):
             if result and how == "ack":
                 self.acked.append(one.serial)

@@ -32,9 +32,9 @@ def epoch(desk: Desk) -> int:
 
 def ack(desk: Desk, pairs: Sequence[tuple[int, int]], how: str = "ack", life: int = 0) -> list[int]:
     numbers = [number for pair in pairs for number in (life or epoch(desk), *pair)]
-    reply = desk.call("ack", how, *numbers)
+    reply = desk.call("ack", how, 0, b"", 0, *numbers)
     assert isinstance(reply, list)
-    return reply
+    return reply[2:]
 
 
 def dealt(desk: Desk, count: int, room: int = 100) -> bytes:
@@ -138,11 +138,11 @@ def test_jobs_go_to_those_who_acknowledge_only(desk: Desk) -> None:
 def test_a_mode_is_given_to_new_queues_only(desk: Desk) -> None:
     payload = encode_payload(b"x", None)
     for _ in range(2):
-        desk.call("add", 0, encode_ttls([0]), "2", payload)
+        desk.call("add", 0, encode_ttls([0]), "mode 2", payload)
     assert desk.inspect().mode is Mode.JOBS
     old = Desk(desk.store, "old")
     old.add(b"x")
-    old.call("add", 1, encode_ttls([0]), "2", payload)
+    old.call("add", 1, encode_ttls([0]), "mode 2", payload)
     assert old.inspect().mode is None
 
 

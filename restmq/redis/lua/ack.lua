@@ -3,12 +3,14 @@
 -- Atomic: of each message one acknowledgement counts, wherever it came from; one that went back
 --         to the queue before is stale.
 -- KEYS: those of common.lua
--- ARGV: 2 "ack" or "nack" (it goes back at once), 3.. epoch, position of the chunk, id of each (1..1000)
--- Returns: {1 or 0 (stale) for each}
+-- ARGV: 2 "ack" or "nack", 3 delay ms (-1: backoff), 4 reason, 5 chance in [0, 1), 6.. epoch, position of the
+--       chunk, id of each (1..1000)
+-- Returns: {when the first is due again, ms (0: none), 1 if something is in the outbox, 1 or 0 (stale) for each}
 -- The daemon that has a message in hand hears of it on its channel: 'A', I7 epoch, (I7 pos, I7 id)...
+-- jobs.lua stands here
 check_types()
 local s, wanted, order = load_state(), {}, {}
-for i = 3, #ARGV, 3 do
+for i = 6, #ARGV, 3 do
   local pos, id = ARGV[i + 1], tonumber(ARGV[i + 2])
   if ARGV[i] == text(s.epoch) then
     if not wanted[pos] then
@@ -30,21 +32,28 @@ for _, pos in ipairs(order) do
         marks[owner], owners[#owners + 1] = {'A', pack('>I7', s.epoch)}, owner
       end
       table.insert(marks[owner], pack('>I7I7', tonumber(pos), id))
-      if ARGV[2] == 'nack' then back[#back + 1] = e end
+      if ARGV[2] == 'nack' then
+        local attempts, priority, headers, failure, payload = parts(e)
+        e = with_parts(e, attempts + 1, priority, headers, failure, payload)
+        local delay = tonumber(ARGV[3])
+        back[#back + 1] = {e, delay >= 0 and delay or nil, ARGV[4]}
+      end
     end
   end
 end
-put_back(back)
+local now, due = clock(), 0
+if #back > 0 then due = come_back(retry_rules(s.mode, tonumber(ARGV[5])), now, back) or 0 end
 save_state(s)
 for _, owner in ipairs(owners) do
   call('PUBLISH', Q .. ':to:' .. owner, table.concat(marks[owner]))
 end
 if #back > 0 then
-  drain(s, clock())
+  drain(s, now)
   save_state(s)
+  wake(now)
 end
-local reply = {}
-for i = 3, #ARGV, 3 do
+local reply = {text(due), call('EXISTS', K)}
+for i = 6, #ARGV, 3 do
   local name = ARGV[i + 1] .. ':' .. ARGV[i + 2]
   reply[#reply + 1] = (ARGV[i] == text(s.epoch) and found[name]) and 1 or 0
   found[name] = nil

@@ -3,8 +3,9 @@
 -- Atomic: ids, order and whether a message waits or is out are decided together.
 -- KEYS: those of common.lua
 -- ARGV: 2 the highest id this daemon ever saw here, 3 "" or n x I6 ttl ms (0: for ever),
---       4 "" or the mode a new queue gets, 5.. payloads (1..1000)
+--       4 fields a new queue gets ("name value name value"), 5.. payloads (1..1000)
 -- Returns: id of the first; the others follow without a hole.
+-- Error: LIMITED, and nothing is put in: the queue has bounds or a time to live of its own (field lim), see put.lua.
 -- Observers get a copy on the channel :see: 'o', I4 n, n x I4 lengths, entries.
 local now, floor, ttls, n = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], #ARGV - 4
 if now == 0 then
@@ -30,7 +31,8 @@ local function make_entries(id)
   return entries
 end
 
-local v = redis.call('HMGET', KEYS[1], 'id', 'live', 'obs')
+local v = redis.call('HMGET', KEYS[1], 'id', 'live', 'obs', 'wait', 'lim')
+if v[5] then return redis.error_reply('LIMITED ' .. KEYS[1]) end
 local function show(entries)
   if tonumber(v[3] or 0) <= now then return end
   local sizes = {}
@@ -46,14 +48,20 @@ if last >= floor and tonumber(v[2] or 0) <= now then
   redis.call('RPUSH', KEYS[2], unpack(entries))
   show(entries)
   redis.call('HSET', KEYS[1], 'id', string.format('%.0f', last + n))
+  if tonumber(v[4] or 0) > now then redis.call('PUBLISH', KEYS[1] .. ':wake', '1') end
   return string.format('%.0f', last + 1)
 end
 
 -- common.lua stands here
 local s = load_state()
 if s.known == false then
-  s.id, s.epoch, s.started = 0, s.epoch > 0 and s.epoch or now, true
-  if ARGV[4] ~= '' and s.mode == 0 then s.mode = tonumber(ARGV[4]) end
+  s.id, s.epoch = 0, s.epoch > 0 and s.epoch or now
+  for name, value in string.gmatch(ARGV[4], '(%S+) (%S+)') do
+    if call('HSETNX', Q, name, value) == 1 and s[name] then
+      s[name], s.was_set[name] = tonumber(value), tonumber(value)
+      if name == 'st' then s.started = value == '1' end
+    end
+  end
 end
 if s.id < floor then  -- the store lost time: ids must rise all the same
   s.id, s.epoch = floor + 1000000, math.max(now, s.epoch + 1)
@@ -67,7 +75,8 @@ if s.started and s.live > now and call('EXISTS', L, Y) == 0 then
 end
 if pushed < n then append(entries, pushed + 1) end
 put_back(refused)
-if s.known == false then call('HSET', Q, 'st', 1) end
+if s.known == false then call('HSETNX', Q, 'st', 1) end
 save_state(s)
 show(entries)
+if pushed < n and tonumber(v[4] or 0) > now then call('PUBLISH', Q .. ':wake', '1') end
 return text(first)

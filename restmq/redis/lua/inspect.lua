@@ -4,7 +4,8 @@
 -- KEYS: those of common.lua
 -- ARGV: 2 how many of the newest waiting ids to add
 -- Returns: {waiting, st or "", pol or "", in flight, daemons, last id, mode or "", replay ms,
---           replay messages, missed by slow consumers, epoch, {presence texts}, last pos, newest id, ...}
+--           replay messages, missed by slow consumers, epoch, {presence texts}, last pos, leased, delayed, when the
+--           oldest waiting was put in ms or 0, redelivered, dropped, expired, now ms, {all fields of the hash}, newest id, ...}
 -- Messages that are out with daemons that are all gone count as waiting: a pop would find them.
 local now = clock()
 local s = load_state()
@@ -17,6 +18,18 @@ local waiting, flight = call('LLEN', L) + call('ZCARD', Y), s.pos - s.done + s.o
 if flight > 0 and deserted(s, now) then waiting, flight = waiting + flight, 0 end
 local reply = {text(waiting), v[1] or '', v[2] or '', text(flight), call('HLEN', C), text(s.id),
   v[3] or '', v[4] or text(REPLAY_MS), v[5] or text(REPLAY_MESSAGES), v[6] or '0', text(s.epoch), here, text(s.pos)}
+local out = call('HMGET', Q, 'redelivered', 'dropped', 'expired')
+local oldest = 0
+for _, e in ipairs({call('LINDEX', L, 0) or '', string.sub(call('ZRANGE', Y, 0, 0)[1] or '', 2)}) do
+  if e ~= '' then
+    local created = unpack_bytes('>I6', e, 8)
+    if oldest == 0 or created < oldest then oldest = created end
+  end
+end
+for _, number in ipairs({text(call('ZCARD', KEYS[12])), text(call('ZCARD', KEYS[13])), text(oldest), out[1] or '0',
+  out[2] or '0', out[3] or '0', text(now), call('HGETALL', Q)}) do
+  reply[#reply + 1] = number
+end
 local newest = tonumber(ARGV[2])
 if newest > 0 then
   local entries = call('LRANGE', L, -math.min(newest, MAX_MESSAGES), -1)

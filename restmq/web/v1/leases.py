@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
-from restmq.core import receipts
+from restmq.core import jobs, receipts
 from restmq.core.receipts import Receipt
 from restmq.errors import BadRequest
 from restmq.web.endpoint import Access, Reply, endpoint
@@ -40,7 +40,7 @@ def acknowledge(broker: Any, given: list[Receipt | None], done: bool) -> Deferre
             for receipt in given
         ]
 
-    acknowledged: Deferred[list[bool]] = broker.acknowledge(real, done)
+    acknowledged: Deferred[list[bool]] = broker.settle(real, jobs.Ack() if done else jobs.Nack(0))
     return acknowledged.addCallback(counted)
 
 

@@ -1,0 +1,464 @@
+"""Work queues: put with delay or priority, receive under a lease, ack, nack, extend, look inside.
+
+Every operation is one script call; what a reactor turn brings for a queue goes in one. An operation
+fails with a StoreError: after StoreAway and StoreFull nothing changed, after OutcomeUnknown it may have
+happened (a lease nobody knows of ends by itself; a put may be tried again under its key).
+
+What time brings (leases that end, delayed messages that are due) is `restmq.core.reaper`'s.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from restmq.core import commands
+from restmq.core.queues import MAX_BYTES, MAX_MESSAGES, Queues
+from restmq.core.reaper import Reaper
+from restmq.core.receipts import LEASED, Receipt
+from restmq.core.scripted import QueueScripts
+from restmq.core.wire import decode_entry
+from restmq.errors import Limited, StoreError
+from restmq.message import Message, Mode, NewMessage, Put
+from restmq.redis.connection import Store
+from restmq.redis.pipeline import encode_arguments
+
+USUAL_LEASE_MS = 30000
+MAX_REASON = 1000
+"""Bytes of what is kept of a reason."""
+
+
+class Leased(NamedTuple):
+    """A message in somebody's hands until ``until_ms``; ``message.attempt`` counts from 1."""
+
+    message: Message
+    receipt: Receipt
+    until_ms: int
+
+
+class Found(NamedTuple):
+    """A message where it lies: ``state`` is ready, leased or delayed; ``due_ms`` when that ends, or 0."""
+
+    message: Message
+    state: str
+    due_ms: int
+
+
+class Page(NamedTuple):
+    """Some of what was found; ``cursor`` asks for the next page, None: that was all."""
+
+    found: list[Found]
+    cursor: str | None
+
+
+class Ack(NamedTuple):
+    """Done: the message is gone."""
+
+
+class Nack(NamedTuple):
+    """Not done: ready again after ``delay_ms`` (None: the queue's backoff); ``reason`` is kept with it."""
+
+    delay_ms: int | None = None
+    reason: str = ""
+
+
+class Extend(NamedTuple):
+    """The lease ends ``lease_ms`` from now."""
+
+    lease_ms: int
+
+
+class _Undo(NamedTuple):
+    """It was never handed out: ready at once, and the attempt does not count."""
+
+
+Verb = Ack | Nack | Extend | _Undo
+
+UNDO = _Undo()
+
+
+class Asked(NamedTuple):
+    """What an ask brought; ``retry_ms``: try again then, whatever comes (0: when something comes)."""
+
+    leased: list[Leased]
+    retry_ms: int
+
+
+class _Ask(NamedTuple):
+    """Somebody who wants messages of a queue in this turn."""
+
+    limit: int
+    lease_ms: int
+    answer: Callable[[Asked | StoreError], None]
+
+
+class _Verdicts:
+    """Receipts of one queue that got the same word in this turn."""
+
+    def __init__(self) -> None:
+        self.arguments: list[bytes] = []
+        self.waiting: list[tuple[int, Callable[[StoreError | list[int]], None]]] = []
+        self.count = 0
+
+
+class Jobs:
+    """The operations of work queues, batched per reactor turn."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        store: Store,
+        scripts: QueueScripts,
+        queues: Queues,
+        reaper: Reaper,
+    ) -> None:
+        """``queues`` has the plain operations; ``reaper`` is told when to look at a queue again."""
+        self._clock = clock
+        self._store = store
+        self._scripts = scripts
+        self._queues = queues
+        self._reaper = reaper
+        self._asks: dict[tuple[str, int], list[_Ask]] = {}
+        self._verdicts: dict[tuple[str, Verb], list[_Verdicts]] = {}
+        self._flush_due = False
+
+    # ---- put
+
+    def put(
+        self, queue: str, messages: Sequence[NewMessage], mode: Mode = Mode.JOBS
+    ) -> Deferred[list[Put]]:
+        """Put messages in, each by itself, in their order; what became of each.
+
+        A new queue gets this mode. Up to MAX_MESSAGES or MAX_BYTES of them are put in together. Fails
+        with the first StoreError; what came before it in the list may be in.
+        """
+        result: Deferred[list[Put]] = Deferred()
+        parts = list(_parts(messages))
+        done: list[list[Put]] = [[] for _ in parts]
+        left = len(parts)
+
+        def answered(place: int, answer: list[Put] | StoreError) -> None:
+            nonlocal left
+            left -= 1
+            if isinstance(answer, StoreError):
+                if not result.called:
+                    result.errback(answer)
+                return
+            done[place] = answer
+            if left == 0 and not result.called:
+                result.callback([put for part in done for put in part])
+
+        if not parts:
+            result.callback([])
+        for place, part in enumerate(parts):
+            self._put(queue, part, mode, partial(answered, place))
+        return result
+
+    def _put(
+        self,
+        queue: str,
+        messages: Sequence[NewMessage],
+        mode: Mode,
+        answer: Callable[[list[Put] | StoreError], None],
+    ) -> None:
+        if any(m.delay_ms or m.deliver_at_ms or m.priority or m.key for m in messages):
+            self._queues.put(queue, messages, mode, answer)
+            for message in messages:
+                self._reaper.expect_delay(queue, message)
+            return
+
+        def added(first: int | StoreError) -> None:
+            if isinstance(first, Limited):
+                self._queues.put(queue, messages, mode, answer)
+            elif isinstance(first, StoreError):
+                answer(first)
+            else:
+                answer([Put(number) for number in range(first, first + len(messages))])
+
+        self._queues.add_many(queue, messages, mode, added)
+
+    # ---- receive
+
+    def ask(
+        self,
+        queue: str,
+        wanted: tuple[int, int | None, int],
+        answer: Callable[[Asked | StoreError], None],
+        key: bytes = b"",
+    ) -> None:
+        """Take messages under a lease, as many as there are, perhaps none.
+
+        ``wanted``: how many at most; the lease in ms, None for the queue's own; for how many ms the queue then
+        tells its daemons when something comes (`restmq.core.waiting`), 0 for not at all. ``key`` is the digest of an idempotency key: a repeat gets what is
+        still leased of what the first call got.
+        """
+        limit, lease_ms, waits_ms = wanted
+        ask = _Ask(limit, -1 if lease_ms is None else lease_ms, answer)
+        if key:
+            self._send_asks(queue, waits_ms, [ask], key)
+            return
+        asks = self._asks.get((queue, waits_ms))
+        if asks is None:
+            asks = self._asks[queue, waits_ms] = []
+            self._schedule()
+        asks.append(ask)
+
+    def _send_asks(self, queue: str, waits_ms: int, asks: list[_Ask], key: bytes = b"") -> None:
+        shortest = min(USUAL_LEASE_MS if ask.lease_ms < 0 else ask.lease_ms for ask in asks)
+        self._reaper.expect(queue, shortest)
+        keys = [self._scripts.keys.idempotency(queue, b"r" + key)] if key else []
+        arguments = [b"%d" % waits_ms]
+        for ask in asks:
+            arguments += [b"%d" % ask.limit, b"%d" % ask.lease_ms]
+        command = self._scripts.call_encoded(
+            "receive", queue, len(arguments), encode_arguments(*arguments), keys
+        )
+
+        def replied(reply: Any) -> None:
+            if isinstance(reply, StoreError):
+                for ask in asks:
+                    ask.answer(reply)
+                return
+            received = commands.receive_answer(reply)
+            if received.again:
+                self._send_asks(queue, waits_ms, asks, key)
+                return
+            for ask, (until_ms, entries) in zip(asks, received.groups, strict=True):
+                leased = [self._leased(queue, received.epoch, entry, until_ms) for entry in entries]
+                if leased:
+                    self._reaper.expect_at(queue, until_ms, received.now_ms)
+                ask.answer(Asked(leased, received.retry_ms))
+
+        self._store.send(command, replied)
+
+    def _leased(self, queue: str, epoch: int, entry: bytes, until_ms: int) -> Leased:
+        message = decode_entry(queue, entry)
+        return Leased(
+            message, Receipt(queue, epoch, LEASED + message.attempt, message.id), until_ms
+        )
+
+    # ---- ack, nack, extend
+
+    def settle(self, receipts: Sequence[Receipt], verb: Verb) -> Deferred[list[bool]]:
+        """Say what became of messages; for each receipt whether it counted. A stale one changes nothing.
+
+        They may be of several queues, and of messages that a stream handed out: those are not extended.
+        Fails with the first StoreError; some may have counted.
+        """
+        result: Deferred[list[bool]] = Deferred()
+        counted = [False] * len(receipts)
+        parts = _by_queue(receipts)
+        left = len(parts)
+
+        def answered(places: list[int], reply: StoreError | Sequence[int]) -> None:
+            nonlocal left
+            left -= 1
+            if isinstance(reply, StoreError):
+                if not result.called:
+                    result.errback(reply)
+                return
+            for place, one in zip(places, reply, strict=True):
+                counted[place] = one == 1
+            if left == 0 and not result.called:
+                result.callback(counted)
+
+        if not parts:
+            result.callback(counted)
+        for queue, leased, places in parts:
+            some = [receipts[place] for place in places]
+            if leased:
+                self._settle(queue, verb, some, partial(answered, places))
+            elif isinstance(verb, Extend):
+                answered(places, [0] * len(places))
+            else:
+                words, told = _dealt_words(verb), partial(answered, places)
+                self._queues.acknowledge_dealt(queue, words, some, told)
+        return result
+
+    def _settle(
+        self,
+        queue: str,
+        verb: Verb,
+        receipts: Sequence[Receipt],
+        answered: Callable[[StoreError | list[int]], None],
+    ) -> None:
+        turn = self._verdicts.get((queue, verb))
+        if turn is None:
+            turn = self._verdicts[queue, verb] = [_Verdicts()]
+            self._schedule()
+        if turn[-1].count + len(receipts) > MAX_MESSAGES:
+            turn.append(_Verdicts())
+        batch = turn[-1]
+        batch.count += len(receipts)
+        for _, epoch, pos, number in receipts:
+            batch.arguments += [b"%d" % epoch, b"%d" % (pos - LEASED), b"%d" % number]
+        batch.waiting.append((len(receipts), answered))
+
+    def _send_verdicts(self, queue: str, verb: Verb, batch: _Verdicts) -> None:
+        word, number, reason = _words(verb)
+        if not isinstance(verb, Ack):
+            self._reaper.expect(queue, max(number, 0))
+        chance = b"%f" % random.random()  # noqa: S311 - for the jitter of a delay
+        arguments = [word, b"%d" % number, reason, chance, *batch.arguments]
+
+        def replied(reply: Any) -> None:
+            if isinstance(reply, StoreError):
+                for _, answered in batch.waiting:
+                    answered(reply)
+                return
+            now, due, outbox = int(reply[0]), int(reply[1]), reply[2] == 1
+            if due or outbox:
+                self._reaper.expect_at(queue, now if outbox else due, now)
+            start = 3
+            for count, answered in batch.waiting:
+                answered(reply[start : start + count])
+                start += count
+
+        self._store.send(self._scripts.call("settle", queue, arguments), replied)
+
+    # ---- the turn
+
+    def _schedule(self) -> None:
+        if not self._flush_due:
+            self._flush_due = True
+            self._clock.callLater(0, self.flush)
+
+    def flush(self) -> None:
+        """Send what this turn brought: first what frees, then who asks, behind the turn's adds."""
+        self._flush_due = False
+        verdicts, self._verdicts = self._verdicts, {}
+        asks, self._asks = self._asks, {}
+        self._queues.flush()
+        for (queue, verb), batches in verdicts.items():
+            for batch in batches:
+                self._send_verdicts(queue, verb, batch)
+        for (queue, waits_ms), some in asks.items():
+            for start in range(0, len(some), MAX_MESSAGES):
+                self._send_asks(queue, waits_ms, some[start : start + MAX_MESSAGES])
+        self._store.flush()
+
+    # ---- look inside
+
+    def browse(self, queue: str, state: str, cursor: str, limit: int) -> Deferred[Page]:
+        """A page of messages that are ``ready``, ``leased`` or ``delayed``, none of them taken.
+
+        Ready ones in the order they will be handed out, others by when their time is over. ``limit`` is 1 to
+        MAX_MESSAGES; a page ends earlier when it is 1 MiB long. Raises BadRequest for a foreign cursor.
+        """
+        after = commands.browse_cursor(state, cursor)
+        return self._look(
+            "browse",
+            queue,
+            [state.encode("ascii"), after, b"%d" % limit],
+            lambda reply: _page(queue, state, reply),
+        )
+
+    def find(self, queue: str, number: int) -> Deferred[Found | None]:
+        """The message with this id, wherever it lies; None if it does not."""
+
+        def found(reply: Any) -> Found | None:
+            _, state, due, entry = reply
+            if not state:
+                return None
+            return Found(decode_entry(queue, entry), state.decode("ascii"), int(due))
+
+        return self._look("find", queue, [b"%d" % number], found)
+
+    def release(self, queue: str, number: int) -> Deferred[bool]:
+        """Make a leased or delayed message ready at once; False if it is neither."""
+        return self._queues.once("release", queue, [b"%d" % number], lambda reply: bool(reply == 1))
+
+    def redrive(self, queue: str, to: str, limit: int) -> Deferred[int]:
+        """Send up to ``limit`` (1 to MAX_MESSAGES) ready messages of a dead-letter queue away; how many went.
+
+        ``to`` "" sends each to where it came from. They are on their way, in the outbox, and arrive once;
+        their attempts count from 1 again.
+        """
+        self._reaper.expect(queue, 0)
+
+        def moved(reply: Any) -> int:
+            if reply:
+                self._reaper.hurry(queue)
+            return int(reply)
+
+        return self._queues.once("redrive", queue, [to.encode("utf-8"), b"%d" % limit], moved)
+
+    def _look(
+        self, script: str, queue: str, arguments: list[bytes], value: Callable[[Any], Any]
+    ) -> Deferred[Any]:
+        done: Deferred[Any] = Deferred()
+
+        def replied(reply: Any) -> None:
+            if isinstance(reply, StoreError):
+                done.errback(reply)
+            else:
+                done.callback(value(reply))
+
+        self._store.read(self._scripts.call(script, queue, arguments), replied)
+        return done
+
+
+def _parts(messages: Sequence[NewMessage]) -> list[Sequence[NewMessage]]:
+    """In order, as many at a time as one script call takes."""
+    if len(messages) <= MAX_MESSAGES and sum(len(m.body) for m in messages) <= MAX_BYTES:
+        return [messages] if messages else []
+    parts: list[Sequence[NewMessage]] = []
+    start = size = 0
+    for at, message in enumerate(messages):
+        if at > start and (at - start == MAX_MESSAGES or size + len(message.body) > MAX_BYTES):
+            parts.append(messages[start:at])
+            start, size = at, 0
+        size += len(message.body)
+    parts.append(messages[start:])
+    return parts
+
+
+def _by_queue(receipts: Sequence[Receipt]) -> list[tuple[str, bool, list[int]]]:
+    """The places of receipts that go into one script call: queue, whether of a receive, places."""
+    groups: dict[tuple[str, bool], list[int]] = {}
+    for place, receipt in enumerate(receipts):
+        groups.setdefault((receipt.queue, receipt.pos >= LEASED), []).append(place)
+    return [
+        (queue, leased, places[start : start + MAX_MESSAGES])
+        for (queue, leased), places in groups.items()
+        for start in range(0, len(places), MAX_MESSAGES)
+    ]
+
+
+def _words(verb: Verb) -> tuple[bytes, int, bytes]:
+    """What settle.lua is told: word, delay or lease in ms, reason."""
+    match verb:
+        case Ack():
+            return b"ack", 0, b""
+        case Nack(delay_ms, reason):
+            return b"nack", -1 if delay_ms is None else delay_ms, cut(reason)
+        case Extend(lease_ms):
+            return b"extend", lease_ms, b""
+        case _Undo():
+            return b"undo", 0, b""
+
+
+def _dealt_words(verb: Verb) -> tuple[bytes, int, bytes]:
+    word, number, reason = _words(verb)
+    return (b"ack" if word == b"ack" else b"nack"), number, reason
+
+
+def cut(reason: str) -> bytes:
+    """As much of a reason as is kept, still UTF-8."""
+    return reason.encode("utf-8", "replace")[:MAX_REASON].decode("utf-8", "ignore").encode("utf-8")
+
+
+def _page(queue: str, state: str, reply: Any) -> Page:
+    found = []
+    for item in reply[2:]:
+        if state == "ready":
+            found.append(Found(decode_entry(queue, item), state, 0))
+        else:
+            due = int.from_bytes(item[1:7], "big")
+            found.append(Found(decode_entry(queue, item[7:]), state, due))
+    return Page(found, commands.cursor_text(state, reply[1]))

@@ -1,0 +1,302 @@
+"""What time brings: leases that end, delayed messages that are due, messages on their way to another queue.
+
+A sorted set of the store says when to look at which queue. Whoever changes a queue writes into it first, so a
+daemon that dies then loses nothing; every daemon claims what is due, so any of them does the work and each once
+(`claim.lua`, `tick.lua`). A claim that is not followed by its end falls due again.
+
+What moves between queues (dead letters, redrive) lies in the outbox of the queue it leaves. It is put into the
+other under a key of its own and then taken out of the outbox: it arrives once, never lost, though not in the
+same instant.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from restmq.core.queues import Queues
+from restmq.core.scripted import KEPT, QueueScripts
+from restmq.core.wire import Outgoing, decode_outgoing
+from restmq.errors import StoreError
+from restmq.message import Mode, NewMessage, Put
+from restmq.names import message_key
+from restmq.redis.connection import Store
+from restmq.redis.pipeline import encode, encode_arguments
+from restmq.redis.scripts import Script
+
+LOOK_SECONDS = 0.1
+"""How often the set is looked at when nothing is known to be due."""
+
+CLAIM_MS = 5000
+CLAIMED_AT_ONCE = 100
+OUTBOX_AT_ONCE = 64
+LATER_MS = 1000
+"""When a message can't be put into its queue (it is full), the next try."""
+
+ORIGIN, REASON, ATTEMPTS, ERROR = (
+    "restmq-origin",
+    "restmq-reason",
+    "restmq-attempts",
+    "restmq-error",
+)
+"""Headers of a dead letter: ``queue:id`` it was, why it is here, how often it was tried, what was said last."""
+
+
+class Reaper:
+    """This daemon's share of the work."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        store: Store,
+        scripts: QueueScripts,
+        claim: Script,
+        queues: Queues,
+    ) -> None:
+        """Nothing happens before `start`."""
+        self._clock = clock
+        self._store = store
+        self._scripts = scripts
+        self._claim = claim
+        self._queues = queues
+        self._due_key, self._claimed_key = scripts.keys.due()
+        self._expected: dict[str, int] = {}
+        self._ahead_ms = 0.0  # how far the store's clock is ahead of ours
+        self._running = False
+        self._looking = False
+        self._next: IDelayedCall | None = None
+
+    # ---- when to look
+
+    def _now_ms(self) -> int:
+        return int(self._clock.seconds() * 1000 + self._ahead_ms)
+
+    def expect(self, queue: str, after_ms: int) -> None:
+        """Something of the queue may be due so long from now; said before it is asked for."""
+        self._expect(queue, self._now_ms() + after_ms)
+
+    def expect_at(self, queue: str, at_ms: int, now_ms: int) -> None:
+        """Something of the queue is due at this time of the store's clock, which is at ``now_ms``."""
+        self._ahead_ms = now_ms - self._clock.seconds() * 1000
+        self._expect(queue, at_ms)
+
+    def expect_delay(self, queue: str, message: NewMessage) -> None:
+        """The message will be due then."""
+        if message.deliver_at_ms:
+            self._expect(queue, message.deliver_at_ms)
+        elif message.delay_ms:
+            self.expect(queue, message.delay_ms)
+
+    def hurry(self, queue: str) -> None:
+        """Something of the queue is due now."""
+        self._expected.pop(queue, None)
+        self.expect(queue, 0)
+        self._look_in(0)
+
+    def _expect(self, queue: str, at_ms: int) -> None:
+        known = self._expected.get(queue)
+        if known is not None and self._now_ms() < known <= at_ms:
+            return  # it will be looked at before, and then told when to look again
+        if len(self._expected) >= KEPT:
+            self._expected.clear()
+        self._expected[queue] = at_ms
+        command = encode(b"ZADD", self._due_key, b"LT", b"%d" % at_ms, queue.encode("utf-8"))
+        self._store.send(command, self._heard)
+        if self._next is not None and self._next.active():
+            wait = max(0.0, (at_ms - self._now_ms()) / 1000)
+            if self._next.getTime() > self._clock.seconds() + wait:
+                self._next.reset(wait)
+
+    def _heard(self, reply: Any) -> None:
+        if isinstance(reply, StoreError):
+            self._expected.clear()
+            self.log.debug("what is due: {error}", error=reply)
+
+    # ---- looking
+
+    def start(self) -> None:
+        """Begin to look, and go on until `stop`."""
+        self._running = True
+        self._look_in(0)
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+        self._running = False
+        if self._next is not None and self._next.active():
+            self._next.cancel()
+
+    def store_back(self) -> None:
+        """The connection is new: what was asked may have been lost."""
+        self._expected.clear()
+        self._looking = False
+        if self._running:
+            self._look_in(0)
+
+    def _look_in(self, seconds: float) -> None:
+        if self._next is not None and self._next.active():
+            self._next.cancel()
+        if self._running:
+            self._next = self._clock.callLater(seconds, self._look)
+
+    def _look(self) -> None:
+        if self._looking:  # the answer is awaited, and looks again
+            return
+        self._looking = True
+        self._store.send(
+            encode(
+                b"EVALSHA",
+                self._claim.sha,
+                b"2",
+                self._due_key,
+                self._claimed_key,
+                b"0",
+                b"%d" % CLAIM_MS,
+                b"%d" % CLAIMED_AT_ONCE,
+            ),
+            self._claimed,
+        )
+
+    def _claimed(self, reply: Any) -> None:
+        self._looking = False
+        if isinstance(reply, StoreError):
+            self.log.debug("claim: {error}", error=reply)
+            self._look_in(LOOK_SECONDS)
+            return
+        now, following = int(reply[0]), int(float(reply[1]))
+        self._ahead_ms = now - self._clock.seconds() * 1000
+        for name in reply[2:]:
+            queue = name.decode("utf-8", "surrogateescape")
+            self._expected.pop(queue, None)
+            self._tick(queue)
+        wait = LOOK_SECONDS
+        if following:
+            wait = min(wait, max(0.0, (following - now) / 1000))
+        self._look_in(wait)
+
+    # ---- one queue
+
+    def _tick(self, queue: str) -> None:
+        def ticked(reply: Any) -> None:
+            if isinstance(reply, StoreError):  # the claim falls due again
+                self.log.warn("tick of {queue}: {error}", queue=queue, error=reply)
+                return
+            now, following, outbox = int(reply[0]), int(float(reply[1])), reply[2] == 1
+            if following and following <= now:
+                self._tick(queue)
+            elif outbox:
+                self._empty(queue, following)
+            else:
+                self._end(queue, following)
+
+        self._store.send(self._scripts.call("tick", queue, []), ticked)
+
+    def _end(self, queue: str, following: int) -> None:
+        """All is done that was due; the next time first, then the end of the claim."""
+        if following:
+            self._expect(queue, following)
+        command = encode(b"ZREM", self._claimed_key, queue.encode("utf-8", "surrogateescape"))
+        self._store.send(command, self._heard)
+
+    # ---- the outbox
+
+    def _empty(self, queue: str, following: int) -> None:
+        outbox = self._scripts.keys.outbox(queue)
+
+        def read(reply: Any) -> None:
+            if isinstance(reply, StoreError):
+                self.log.warn("outbox of {queue}: {error}", queue=queue, error=reply)
+                return
+            if not reply:
+                self._end(queue, following)
+                return
+            by_target: dict[str, list[tuple[bytes, Outgoing]]] = {}
+            for member in reply:
+                outgoing = decode_outgoing(queue, member)
+                by_target.setdefault(target_of(outgoing), []).append((member, outgoing))
+            left = len(by_target)
+            stuck = False
+
+            def delivered(members: list[bytes], all_of_them: bool) -> None:
+                nonlocal left, stuck
+                left -= 1
+                stuck = stuck or not all_of_them
+                if members:
+                    self._store.send(encode(b"ZREM", outbox, *members), self._heard)
+                if left == 0 and not stuck:
+                    self._empty(queue, following)
+                elif left == 0:
+                    later = self._now_ms() + LATER_MS
+                    self._end(queue, min(following, later) if following else later)
+
+            for target, items in by_target.items():
+                self._deliver(queue, target, items, delivered)
+
+        self._store.send(encode(b"ZRANGE", outbox, b"0", b"%d" % (OUTBOX_AT_ONCE - 1)), read)
+
+    def _deliver(
+        self, source: str, target: str, items: list[tuple[bytes, Outgoing]], delivered: Any
+    ) -> None:
+        messages = [arriving(source, member, outgoing) for member, outgoing in items]
+
+        def answered(puts: list[Put] | StoreError) -> None:
+            if isinstance(puts, StoreError):
+                self.log.warn(
+                    "from {queue} to {target}: {error}", queue=source, target=target, error=puts
+                )
+                delivered([], False)
+                return
+            gone = [m for (m, _), put in zip(items, puts, strict=True) if put.id]
+            delivered(gone, len(gone) == len(items))
+
+        dead = any(outgoing.dead for _, outgoing in items)
+        fields = "mode 2 max_attempts 0 dead -" if dead else ""
+        self._queues.put(target, messages, Mode.JOBS, answered, fields)
+
+
+def target_of(outgoing: Outgoing) -> str:
+    """The queue a message goes to."""
+    if outgoing.target:
+        return outgoing.target
+    if outgoing.dead:
+        return f"{outgoing.message.queue}.dead"
+    origin = _headers(outgoing).get(ORIGIN, "")
+    queue = origin.rpartition(":")[0]
+    return queue or outgoing.message.queue.removesuffix(".dead")
+
+
+def arriving(source: str, member: bytes, outgoing: Outgoing) -> NewMessage:
+    """The message as it is put into its new queue: a dead letter says where it comes from and why."""
+    message, headers = outgoing.message, dict(_headers(outgoing))
+    if outgoing.dead:
+        headers |= {
+            ORIGIN: message_key(source, message.id),
+            REASON: "max_attempts",
+            ATTEMPTS: str(message.attempt),
+        }
+        if message.error:
+            headers[ERROR] = message.error
+    else:
+        for name in (ORIGIN, REASON, ATTEMPTS, ERROR):
+            headers.pop(name, None)
+    key = hashlib.blake2b(
+        encode_arguments(b"outbox", source.encode("utf-8", "surrogateescape"), member),
+        digest_size=16,
+    )
+    return NewMessage(
+        message.body or b"",
+        message.content_type,
+        headers=orjson.dumps(headers) if headers else b"",
+        key=key.digest(),
+    )
+
+
+def _headers(outgoing: Outgoing) -> Mapping[str, str]:
+    headers = outgoing.message.headers
+    return orjson.loads(headers) if headers else {}

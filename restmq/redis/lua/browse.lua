@@ -1,0 +1,50 @@
+#!lua flags=no-writes
+-- Purpose: look at messages without taking them, a page at a time.
+-- Atomic: a page is of one moment; from page to page none that stays is left out.
+-- KEYS: those of common.lua
+-- ARGV: 2 "ready", "leased" or "delayed", 3 "" or the last of the page before: for ready I1 9 - priority, I7 id,
+--       else "ms id", 4 how many (1..1000)
+-- Returns: {now ms, the last of this page or "" when nothing follows, entries}: ready ones as they lie, others
+--          with "l" or "d" and I6 ms (the lease's end, or when it is due) in front; at most 1 MiB and one.
+-- jobs.lua stands here
+local now, state, after, wanted = clock(), ARGV[2], ARGV[3], tonumber(ARGV[4])
+local reply, size, last = {text(now), ''}, 0, ''
+if state == 'ready' then
+  local from = after == '' and '-' or '(' .. after .. '\255'
+  local sorted = call('ZRANGEBYLEX', Y, from, '+', 'LIMIT', 0, wanted + 1)
+  local at = 0
+  if after ~= '' and string.byte(after) == 9 then at = place_of(unpack_bytes('>I7', after, 2) + 1) end
+  local listed, a, b = call('LRANGE', L, at, at + wanted), 1, 1
+  while a <= #sorted or b <= #listed do
+    local one, two = sorted[a], listed[b] and '\9' .. listed[b]
+    if #reply - 2 == wanted or size >= MAX_BYTES then
+      reply[2] = last
+      return reply
+    end
+    local m
+    if one and (not two or string.sub(one, 1, 8) < string.sub(two, 1, 8)) then m, a = one, a + 1 else m, b = two, b + 1 end
+    last = string.sub(m, 1, 8)
+    local e = string.sub(m, 2)
+    if not is_gone(e, now) then
+      reply[#reply + 1], size = e, size + #e
+    end
+  end
+  return reply
+end
+local place, at = state == 'leased' and X or D, 0
+if after ~= '' then
+  local ms, id = string.match(after, '^(%d+) (%d+)$')
+  local rank = call('ZSCORE', place, id) == ms and call('ZRANK', place, id)
+  at = rank and rank + 1 or call('ZCOUNT', place, '-inf', '(' .. ms)
+end
+local ids = call('ZRANGE', place, at, at + wanted, 'WITHSCORES')
+for i = 1, #ids, 2 do
+  if #reply - 2 == wanted or size >= MAX_BYTES then
+    reply[2] = last
+    break
+  end
+  local record = call('HGET', J, ids[i])
+  if record then reply[#reply + 1], size = record, size + #record end
+  last = ids[i + 1] .. ' ' .. ids[i]
+end
+return reply

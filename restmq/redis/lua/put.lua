@@ -1,0 +1,102 @@
+#!lua
+-- Purpose: put messages in with all that can be said of them: delay, priority, bounds, idempotency.
+-- Atomic: id, place and the answer a repeat gets are decided together, for each message by itself.
+-- KEYS: those of common.lua, then those of idempotency keys, which hold 16 bytes fingerprint and the id
+-- ARGV: 2 the highest id this daemon ever saw here, 3 fields a new queue gets ("name value name value"), then of
+--       each (1..1000): ttl ms (0: the queue's), ms until it is due (0: now; "@" and ms: then), priority, number of its key (0:
+--       none), fingerprint, payload
+-- Returns: {now ms, when the first is due, ms (0: none is delayed), then for each its id, "r" and its id for a
+--           repeat, or an error: "queue_full", "key_reused", "priorities_off", "rate_limited ms"}
+-- jobs.lua stands here
+check_types()
+local now, floor = clock(), tonumber(ARGV[2])
+local s = load_state()
+local created = s.known == false
+if created then
+  s.id, s.epoch = 0, s.epoch > 0 and s.epoch or now
+  for name, value in string.gmatch(ARGV[3], '(%S+) (%S+)') do
+    if call('HSETNX', Q, name, value) == 1 and s[name] then
+      s[name], s.was_set[name] = tonumber(value), tonumber(value)
+      if name == 'st' then s.started = value == '1' end
+    end
+  end
+  call('HSETNX', Q, 'st', 1)
+end
+if s.id < floor then  -- the store lost time: ids must rise all the same
+  s.id, s.epoch = floor + 1000000, math.max(now, s.epoch + 1)
+end
+local v = call('HMGET', Q, 'ttl_ms', 'max_length', 'max_bytes', 'overflow', 'put_rate', 'ptat', 'prio', 'dedup_ms')
+local ttl_of_queue, most, most_bytes, drops = tonumber(v[1] or 0), tonumber(v[2]), tonumber(v[3]), v[4] == '2'
+local rate, clock_of_rate, dedup = tonumber(v[5] or 0), tonumber(v[6] or 0), tonumber(v[8] or 86400000)
+local step = rate > 0 and 1000 / rate or 0
+if rate > 0 then clock_of_rate = math.max(clock_of_rate, now - math.max(100, step)) end
+local held = 0
+if most then held = call('LLEN', L) + call('ZCARD', Y) + call('ZCARD', D) end
+local bytes = 0
+if most_bytes then
+  for _, key in ipairs({L, Y, J}) do bytes = bytes + (call('MEMORY', 'USAGE', key) or 0) end
+end
+local function bound(payload)  -- "" if there is room, else the error
+  if rate > 0 and clock_of_rate + step > now + 1e-6 then
+    return 'rate_limited ' .. text(math.ceil(clock_of_rate + step - now))
+  end
+  local full = (most and held + 1 > most) or (most_bytes and bytes + #payload > most_bytes)
+  return full and not drops and 'queue_full' or ''
+end
+local reply, listed, again, records, due, first, dropped = {text(now), 0}, {}, {}, {}, {}, nil, 0
+local function drop_oldest()
+  -- What was put in before in this call counts as well, so it must be in its place.
+  append(listed, 1); put_back(again); listed, again = {}, {}
+  while (most and held >= most) or (most_bytes and bytes > most_bytes) do
+    local run, place = next_run(1)
+    if #run == 0 then return end
+    take_run(place, 1)
+    held, bytes, dropped = held - 1, bytes - #run[1], dropped + 1
+  end
+end
+for i = 4, #ARGV, 6 do
+  local ttl, delay, priority, key = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+  if not delay then delay = math.max(0, tonumber(string.sub(ARGV[i + 1], 2)) - now) end
+  local payload, answer, kept = ARGV[i + 5], '', nil
+  if key > 0 then kept = call('GET', KEYS[#KINDS + key]) end
+  if kept then
+    answer = string.sub(kept, 1, 16) == ARGV[i + 4] and 'r' .. string.sub(kept, 17) or 'key_reused'
+  elseif priority > 0 and v[7] ~= '1' then
+    answer = 'priorities_off'
+  else
+    answer = bound(payload)
+  end
+  if answer == '' then
+    if drops and ((most and held >= most) or (most_bytes and bytes > most_bytes)) then drop_oldest() end
+    s.id = s.id + 1
+    if ttl == 0 then ttl = ttl_of_queue end
+    local e = pack(HEAD, s.id, now, ttl > 0 and now + delay + ttl or 0) .. payload
+    answer = text(s.id)
+    held, bytes, clock_of_rate = held + 1, bytes + #e, clock_of_rate + step
+    if delay > 0 then
+      records[#records + 1], records[#records + 2] = answer, 'd' .. pack('>I6', now + delay) .. e
+      due[#due + 1], due[#due + 2] = text(now + delay), answer
+      if not first or now + delay < first then first = now + delay end
+    elseif priority > 0 then
+      again[#again + 1] = e
+    else
+      listed[#listed + 1] = e
+    end
+    if key > 0 then
+      local lives = math.max(dedup, delay + ttl, delay > 0 and delay + dedup or 0)
+      call('SET', KEYS[#KINDS + key], ARGV[i + 4] .. answer, 'PX', text(lives))
+    end
+  end
+  reply[#reply + 1] = answer
+end
+append(listed, 1)
+put_back(again)
+each_slice('HSET', J, records, 2)
+each_slice('ZADD', D, due, 2)
+if rate > 0 then call('HSET', Q, 'ptat', string.format('%.3f', clock_of_rate)) end
+if dropped > 0 then call('HINCRBY', Q, 'dropped', dropped) end
+drain(s, now)
+save_state(s)
+if #listed + #again > 0 then wake(now) end
+reply[2] = text(first or 0)
+return reply

@@ -1,0 +1,79 @@
+#!lua flags=allow-oom
+-- Purpose: what became of messages under a lease: done, not done, or more time.
+-- Atomic: of each lease one word counts; of a lease that is over none does, and nothing changes.
+-- KEYS: those of common.lua
+-- ARGV: 2 "ack", "nack", "extend" or "undo" (never handed out: ready at once, uncounted), 3 delay ms
+--       (-1: backoff) or new lease ms, 4 reason, 5 chance in [0, 1), 6.. epoch, attempt, id of each (1..1000)
+-- Returns: {now ms, when the first is due again, ms (0: none), 1 if something is in the outbox, 1 or 0
+--           (stale) for each}
+local now, verb = tonumber(ARGV[1]), ARGV[2]
+if now == 0 then
+  local t = redis.call('TIME')
+  now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+local epoch, J, X = redis.call('HGET', KEYS[1], 'epoch') or '0', KEYS[11], KEYS[12]
+redis.call('ZCARD', X)  -- of the right type
+local ids, found, taken = {}, {}, {}
+for i = 8, #ARGV, 3 do ids[#ids + 1] = ARGV[i] end
+for i = 1, #ids, 1000 do
+  for k, record in ipairs(redis.call('HMGET', J, unpack(ids, i, math.min(i + 999, #ids)))) do
+    found[i + k - 1] = record
+  end
+end
+local reply, good = {string.format('%.0f', now), 0, 0}, {}
+for i, id in ipairs(ids) do
+  local record, ok = found[i], 0
+  if record and string.byte(record) == 108 and ARGV[3 + 3 * i] == epoch and not taken[id] then
+    local ends, attempts = struct.unpack('>I6', record, 2), struct.unpack('>I2', record, 28)
+    if attempts == tonumber(ARGV[4 + 3 * i]) and ends > now then
+      ok, taken[id] = 1, true
+      good[#good + 1] = {id, string.sub(record, 8)}
+    end
+  end
+  reply[3 + i] = ok
+end
+if #good == 0 then return reply end
+if verb == 'ack' then
+  local names = {}
+  for i, one in ipairs(good) do names[i] = one[1] end
+  redis.call('HDEL', J, unpack(names))
+  redis.call('ZREM', X, unpack(names))
+  -- Some may wait for room: a bound on messages in flight.
+  local v = redis.call('HMGET', KEYS[1], 'max_flight', 'wait')
+  if v[1] and tonumber(v[2] or 0) > now then redis.call('PUBLISH', KEYS[1] .. ':wake', '1') end
+  return reply
+end
+
+-- common.lua stands here
+-- jobs.lua stands here
+check_types()
+if verb == 'extend' then
+  local records, leases, ends = {}, {}, now + tonumber(ARGV[3])
+  for i, one in ipairs(good) do
+    records[2 * i - 1], records[2 * i] = one[1], 'l' .. pack('>I6', ends) .. one[2]
+    leases[2 * i - 1], leases[2 * i] = text(ends), one[1]
+  end
+  each_slice('HSET', J, records, 2)
+  each_slice('ZADD', X, leases, 2)
+  reply[2] = text(ends)
+  return reply
+end
+local failed, names, delay, s = {}, {}, tonumber(ARGV[3]), load_state()
+for i, one in ipairs(good) do
+  local e = one[2]
+  if verb == 'undo' then
+    e = string.sub(e, 1, 20) .. pack('>I2', unpack_bytes('>I2', e, 21) - 1) .. string.sub(e, 23)
+  end
+  failed[i] = {e, delay >= 0 and delay or nil, ARGV[4]}
+  names[i] = one[1]
+end
+each_slice('HDEL', J, names, 1)
+each_slice('ZREM', X, names, 1)
+local rules = retry_rules(s.mode, tonumber(ARGV[5]))
+if verb == 'undo' then rules.max = 0 end
+reply[2] = text(come_back(rules, now, failed) or 0)
+reply[3] = call('EXISTS', K)
+drain(s, now)
+save_state(s)
+wake(now)
+return reply

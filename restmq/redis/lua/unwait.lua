@@ -1,0 +1,10 @@
+#!lua flags=allow-oom
+-- Purpose: a daemon has nobody any more who waits for messages of the queue.
+-- Atomic: a queue that is nothing but a word for who waits goes at once.
+-- KEYS: those of common.lua
+-- ARGV: none more
+-- Returns: 1. Others may wait: their word ends by itself, and is given again by their next ask.
+if redis.call('HEXISTS', KEYS[1], 'wait') == 1 and redis.call('HLEN', KEYS[1]) == 1 then
+  redis.call('HDEL', KEYS[1], 'wait')
+end
+return 1
