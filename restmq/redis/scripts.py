@@ -1,4 +1,4 @@
-"""The Lua scripts: read from ``lua/``, put together with ``common.lua``, named by their SHA-1."""
+"""The Lua scripts: read from ``lua/``, put together with ``common.lua`` (``log_common.lua``), named by their SHA-1."""
 
 import hashlib
 from collections.abc import Sequence
@@ -16,6 +16,10 @@ NAMES = (
     "inspect",
     "join",
     "leave",
+    "log_append",
+    "log_read",
+    "log_state",
+    "log_trim",
     "observe",
     "peek",
     "pop",
@@ -56,12 +60,21 @@ class Script(NamedTuple):
 def load(names: Sequence[str] = NAMES) -> dict[str, Script]:
     """Read and assemble these scripts, by name."""
     folder = files("restmq.redis") / "lua"
-    common, jobs = [(folder / f"{shared}.lua").read_text("utf-8") for shared in ("common", "jobs")]
+    common, jobs, logs = [
+        (folder / f"{shared}.lua").read_text("utf-8") for shared in ("common", "jobs", "log_common")
+    ]
+
+    def shared(name: str) -> str:
+        if name.startswith("log_"):
+            return logs
+        return "" if name in ALONE else common
+
     return {
         name: _assemble(
             name,
-            (folder / f"{name}.lua").read_text("utf-8").replace(JOBS, f"{jobs}\n"),
-            "" if name in ALONE else common,
+            (folder / f"{name}.lua").read_text("utf-8").replace(JOBS, f"{jobs}
+"),
+            shared(name),
         )
         for name in names
     }
