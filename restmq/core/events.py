@@ -696,7 +696,9 @@ class Events:
                 if tail is not None and not state.filling:
                     self._fill(state)
             return
-        if chunk.epoch != tail.epoch or chunk.prev > tail.last:
+        if chunk.epoch < tail.epoch:
+            return  # of a life that is over
+        if chunk.epoch > tail.epoch or chunk.prev > tail.last:
             state.live = False
             state.held.append(chunk)
             self._fill(state)
@@ -711,6 +713,7 @@ class Events:
         if state.filling or not state.joined:
             return
         state.filling = True
+        state.live = False  # what comes meanwhile is held, or it would be there twice
         filling = ensureDeferred(self._filled(state))
         filling.addErrback(self._fill_failed, state)
         filling.addErrback(lambda failure: self.log.failure("following a log failed", failure))
