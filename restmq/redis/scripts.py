@@ -72,8 +72,7 @@ def load(names: Sequence[str] = NAMES) -> dict[str, Script]:
     return {
         name: _assemble(
             name,
-            (folder / f"{name}.lua").read_text("utf-8").replace(JOBS, f"{jobs}
-"),
+            (folder / f"{name}.lua").read_text("utf-8").replace(JOBS, f"{jobs}\n"),
             shared(name),
         )
         for name in names
