@@ -501,6 +501,12 @@ class Queues:
         """Delete all waiting messages and end all streams; whether there was anything."""
         return self.once("purge", queue, [], lambda r: bool(r == 1))
 
+    def create(self, queue: str, mode: Mode) -> Deferred[bool]:
+        """Make sure that the queue exists; True if it is new, and has this mode or what its profiles say."""
+        self._list(queue)
+        fields = f"{self.creation_fields(queue)} {_mode_field(mode)}".strip().encode()
+        return self.once("create", queue, [fields], lambda reply: bool(reply == 1))
+
     def remove(self, queue: str, force: bool) -> Deferred[str]:
         """Delete the queue: see `Broker.remove`."""
         words = {1: "gone", 0: "unknown", -1: "not_empty"}
