@@ -56,6 +56,7 @@ class NewMessage(NamedTuple):
     """A message to be put in.
 
     ``delay_ms`` is from now, ``deliver_at_ms`` milliseconds since 1970; the time to live counts from then.
+    ``priority`` is 0 to 9; below 0 it counts where the queue has priorities, and is no error elsewhere.
     ``headers`` is a JSON object of strings, or empty. ``key`` is a digest (16 bytes) of an idempotency key: a
     repeat within the queue's window gets the first one's id.
     """

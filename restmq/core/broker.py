@@ -77,7 +77,7 @@ class Broker:
         self._reaper = Reaper(reactor, self._store, queue_scripts, scripts["claim"], self._queues)
         self._queues.on_due = self._reaper.expect
         self._jobs = Jobs(reactor, self._store, queue_scripts, self._queues, self._reaper)
-        self._waiting = Waiting(reactor, self._store, queue_scripts, self._jobs)
+        self._waiting = Waiting(reactor, self._store, queue_scripts, self._jobs, self._presence)
         self.put = self._jobs.put
         self.receive = self._waiting.receive
         self.settle = self._jobs.settle
@@ -133,6 +133,10 @@ class Broker:
             return count
 
         return self._queues.purge(queue).addCallback(purged)
+
+    def create(self, queue: str, mode: Mode = Mode.JOBS) -> Deferred[bool]:
+        """Make sure that the queue exists; True if it is new."""
+        return self._queues.create(queue, mode)
 
     def remove(self, queue: str, force: bool) -> Deferred[str]:
         """Delete the queue and end its streams: "gone", "unknown", or "not_empty" unless ``force``."""

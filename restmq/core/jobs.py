@@ -29,6 +29,12 @@ from restmq.redis.connection import Store
 from restmq.redis.pipeline import encode_arguments
 
 USUAL_LEASE_MS = 30000
+SOON_MS = 1000
+"""When the queue is looked at if we die before we know more."""
+
+CLOCK_MS = 20
+"""What we take the store's clock for may be off by so much."""
+
 MAX_REASON = 1000
 """Bytes of what is kept of a reason."""
 
@@ -210,7 +216,7 @@ class Jobs:
 
     def _send_asks(self, queue: str, waits_ms: int, asks: list[_Ask], key: bytes = b"") -> None:
         shortest = min(USUAL_LEASE_MS if ask.lease_ms < 0 else ask.lease_ms for ask in asks)
-        self._reaper.expect(queue, shortest)
+        expected = self._reaper.expect(queue, shortest)
         keys = [self._scripts.keys.idempotency(queue, b"r" + key)] if key else []
         arguments = [b"%d" % waits_ms]
         for ask in asks:
@@ -230,17 +236,16 @@ class Jobs:
                 return
             for ask, (until_ms, entries) in zip(asks, received.groups, strict=True):
                 leased = [self._leased(queue, received.epoch, entry, until_ms) for entry in entries]
-                if leased:
+                if leased and until_ms < expected - CLOCK_MS:
                     self._reaper.expect_at(queue, until_ms, received.now_ms)
                 ask.answer(Asked(leased, received.retry_ms))
 
         self._store.send(command, replied)
 
-    def _leased(self, queue: str, epoch: int, entry: bytes, until_ms: int) -> Leased:
-        message = decode_entry(queue, entry)
-        return Leased(
-            message, Receipt(queue, epoch, LEASED + message.attempt, message.id), until_ms
-        )
+    def _leased(self, queue: str, epoch: int, item: bytes, until_ms: int) -> Leased:
+        message = decode_entry(queue, item[7:])
+        number = int.from_bytes(item[:7], "big")
+        return Leased(message, Receipt(queue, epoch, LEASED + number, message.id), until_ms)
 
     # ---- ack, nack, extend
 
@@ -301,8 +306,10 @@ class Jobs:
 
     def _send_verdicts(self, queue: str, verb: Verb, batch: _Verdicts) -> None:
         word, number, reason = _words(verb)
-        if not isinstance(verb, Ack):
-            self._reaper.expect(queue, max(number, 0))
+        if isinstance(verb, Nack):
+            self._reaper.expect(queue, number if number > 0 else SOON_MS)
+        elif isinstance(verb, Extend):
+            self._reaper.expect(queue, number)
         chance = b"%f" % random.random()  # noqa: S311 - for the jitter of a delay
         arguments = [word, b"%d" % number, reason, chance, *batch.arguments]
 
@@ -312,8 +319,10 @@ class Jobs:
                     answered(reply)
                 return
             now, due, outbox = int(reply[0]), int(reply[1]), reply[2] == 1
-            if due or outbox:
-                self._reaper.expect_at(queue, now if outbox else due, now)
+            if outbox:
+                self._reaper.hurry(queue)
+            elif due:
+                self._reaper.expect_at(queue, due, now)
             start = 3
             for count, answered in batch.waiting:
                 answered(reply[start : start + count])
@@ -460,5 +469,5 @@ def _page(queue: str, state: str, reply: Any) -> Page:
             found.append(Found(decode_entry(queue, item), state, 0))
         else:
             due = int.from_bytes(item[1:7], "big")
-            found.append(Found(decode_entry(queue, item[7:]), state, due))
+            found.append(Found(decode_entry(queue, item[14:]), state, due))
     return Page(found, commands.cursor_text(state, reply[1]))

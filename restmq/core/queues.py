@@ -42,7 +42,7 @@ def _encoded_payload(message: NewMessage) -> bytes:
     """The argument of a script, encoded."""
     payload = encode_payload(message.body, message.content_type)
     if message.headers or message.priority:
-        payload = encode_more(message.headers, message.priority) + payload
+        payload = encode_more(message.headers, abs(message.priority)) + payload
     return b"$%d\r\n%s\r\n" % (len(payload), payload)
 
 
@@ -158,7 +158,7 @@ class Queues:
         """``clock`` only says "after this turn".
 
         ``creation_fields`` may be set: the fields a new queue of this name gets, as scripts read them.
-        ``on_due`` is told when the reaper is to look at a queue (0: soon).
+        ``on_due`` is told after how many ms the reaper is to look at a queue.
         """
         self._clock = clock
         self._store = store
@@ -169,7 +169,7 @@ class Queues:
         self._flush_due = False
         self._floors: dict[str, int] = {}
         self._listed: set[str] = set()
-        self.on_due: Callable[[str, int], None] = lambda queue, at_ms: None
+        self.on_due: Callable[[str, int], object] = lambda queue, after_ms: None
         self.creation_fields: Callable[[str], str] = lambda queue: ""
 
     # ---- add
@@ -446,7 +446,7 @@ class Queues:
         def replied(reply: Any) -> None:
             start = 2
             if not isinstance(reply, StoreError) and (int(reply[0]) or reply[1]):
-                self.on_due(queue, int(reply[0]))
+                self.on_due(queue, 0 if reply[1] else int(reply[0]))
             for count, answered in batch.waiting:
                 failed = isinstance(reply, StoreError)
                 answered(reply if failed else reply[start : start + count])
@@ -454,7 +454,7 @@ class Queues:
 
         word, delay, reason = how
         if word != b"ack":
-            self.on_due(queue, 0)
+            self.on_due(queue, max(delay, 1000))
         chance = b"%f" % random.random()  # noqa: S311 - for the jitter of a delay
         arguments = [word, b"%d" % delay, reason, chance, *batch.arguments]
         self._store.send(self._scripts.call("ack", queue, arguments), replied)
@@ -513,6 +513,12 @@ class Queues:
     def purge(self, queue: str) -> Deferred[int]:
         """Delete all messages, waiting or out, and end all streams; how many there were."""
         return self.once("purge", queue, [], int)
+
+    def create(self, queue: str, mode: Mode) -> Deferred[bool]:
+        """Make sure that the queue exists; True if it is new, and has this mode or what its profiles say."""
+        self._list(queue)
+        fields = f"{self.creation_fields(queue)} {_mode_field(mode)}".strip().encode()
+        return self.once("create", queue, [fields], lambda reply: bool(reply == 1))
 
     def remove(self, queue: str, force: bool) -> Deferred[str]:
         """Delete the queue: see `Broker.remove`."""

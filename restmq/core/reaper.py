@@ -20,7 +20,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from restmq.core.queues import Queues
-from restmq.core.scripted import KEPT, QueueScripts
+from restmq.core.scripted import QueueScripts
 from restmq.core.wire import Outgoing, decode_outgoing
 from restmq.errors import StoreError
 from restmq.message import Mode, NewMessage, Put
@@ -67,7 +67,6 @@ class Reaper:
         self._claim = claim
         self._queues = queues
         self._due_key, self._claimed_key = scripts.keys.due()
-        self._expected: dict[str, int] = {}
         self._ahead_ms = 0.0  # how far the store's clock is ahead of ours
         self._running = False
         self._looking = False
@@ -78,9 +77,11 @@ class Reaper:
     def _now_ms(self) -> int:
         return int(self._clock.seconds() * 1000 + self._ahead_ms)
 
-    def expect(self, queue: str, after_ms: int) -> None:
-        """Something of the queue may be due so long from now; said before it is asked for."""
-        self._expect(queue, self._now_ms() + after_ms)
+    def expect(self, queue: str, after_ms: int) -> int:
+        """Something of the queue may be due so long from now; said before it is asked for. When that is."""
+        at_ms = self._now_ms() + after_ms
+        self._expect(queue, at_ms)
+        return at_ms
 
     def expect_at(self, queue: str, at_ms: int, now_ms: int) -> None:
         """Something of the queue is due at this time of the store's clock, which is at ``now_ms``."""
@@ -96,17 +97,10 @@ class Reaper:
 
     def hurry(self, queue: str) -> None:
         """Something of the queue is due now."""
-        self._expected.pop(queue, None)
         self.expect(queue, 0)
         self._look_in(0)
 
     def _expect(self, queue: str, at_ms: int) -> None:
-        known = self._expected.get(queue)
-        if known is not None and self._now_ms() < known <= at_ms:
-            return  # it will be looked at before, and then told when to look again
-        if len(self._expected) >= KEPT:
-            self._expected.clear()
-        self._expected[queue] = at_ms
         command = encode(b"ZADD", self._due_key, b"LT", b"%d" % at_ms, queue.encode("utf-8"))
         self._store.send(command, self._heard)
         if self._next is not None and self._next.active():
@@ -116,7 +110,6 @@ class Reaper:
 
     def _heard(self, reply: Any) -> None:
         if isinstance(reply, StoreError):
-            self._expected.clear()
             self.log.debug("what is due: {error}", error=reply)
 
     # ---- looking
@@ -134,7 +127,6 @@ class Reaper:
 
     def store_back(self) -> None:
         """The connection is new: what was asked may have been lost."""
-        self._expected.clear()
         self._looking = False
         if self._running:
             self._look_in(0)
@@ -171,10 +163,8 @@ class Reaper:
             return
         now, following = int(reply[0]), int(float(reply[1]))
         self._ahead_ms = now - self._clock.seconds() * 1000
-        for name in reply[2:]:
-            queue = name.decode("utf-8", "surrogateescape")
-            self._expected.pop(queue, None)
-            self._tick(queue)
+        for name, again in zip(reply[2::2], reply[3::2], strict=True):
+            self._tick(name.decode("utf-8"), again == 1)
         wait = LOOK_SECONDS
         if following:
             wait = min(wait, max(0.0, (following - now) / 1000))
@@ -182,18 +172,22 @@ class Reaper:
 
     # ---- one queue
 
-    def _tick(self, queue: str) -> None:
+    def _tick(self, queue: str, again: bool) -> None:
+        """``again``: it was looked at before."""
+
         def ticked(reply: Any) -> None:
             if isinstance(reply, StoreError):  # the claim falls due again
                 self.log.warn("tick of {queue}: {error}", queue=queue, error=reply)
                 return
             now, following, outbox = int(reply[0]), int(float(reply[1])), reply[2] == 1
             if following and following <= now:
-                self._tick(queue)
+                self._tick(queue, again)
             elif outbox:
                 self._empty(queue, following)
-            else:
+            elif following or again:
                 self._end(queue, following)
+            # Else somebody may just be leasing who found the queue in the set: the claim is left to
+            # fall due, and the queue looked at once more.
 
         self._store.send(self._scripts.call("tick", queue, []), ticked)
 
@@ -201,7 +195,7 @@ class Reaper:
         """All is done that was due; the next time first, then the end of the claim."""
         if following:
             self._expect(queue, following)
-        command = encode(b"ZREM", self._claimed_key, queue.encode("utf-8", "surrogateescape"))
+        command = encode(b"ZREM", self._claimed_key, queue.encode("utf-8"))
         self._store.send(command, self._heard)
 
     # ---- the outbox
@@ -277,7 +271,7 @@ def arriving(source: str, member: bytes, outgoing: Outgoing) -> NewMessage:
     if outgoing.dead:
         headers |= {
             ORIGIN: message_key(source, message.id),
-            REASON: "max_attempts",
+            REASON: "rejected" if outgoing.rejected else "max_attempts",
             ATTEMPTS: str(message.attempt),
         }
         if message.error:
@@ -286,12 +280,13 @@ def arriving(source: str, member: bytes, outgoing: Outgoing) -> NewMessage:
         for name in (ORIGIN, REASON, ATTEMPTS, ERROR):
             headers.pop(name, None)
     key = hashlib.blake2b(
-        encode_arguments(b"outbox", source.encode("utf-8", "surrogateescape"), member),
+        encode_arguments(b"outbox", source.encode("utf-8"), member),
         digest_size=16,
     )
     return NewMessage(
         message.body or b"",
         message.content_type,
+        priority=-message.priority,
         headers=orjson.dumps(headers) if headers else b"",
         key=key.digest(),
     )

@@ -13,7 +13,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import NamedTuple
 
 LEASED = 1 << 52
-"""Receipts of messages that were received have this and the attempt for a position, others that of a chunk."""
+"""Receipts of messages that were received have this and the number of the lease for a position, others that of a chunk."""
 
 _NUMBERS = 21
 _FORM = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)

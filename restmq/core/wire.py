@@ -79,9 +79,13 @@ def entry_id(entry: bytes) -> int:
 
 
 class Outgoing(NamedTuple):
-    """A message in the outbox: a dead letter, or (redrive) one that goes back; ``target`` "" is the usual."""
+    """A message in the outbox: a dead letter, or (redrive) one that goes back; ``target`` "" is the usual.
+
+    ``rejected``: its last attempt was given back; else its lease ended.
+    """
 
     dead: bool
+    rejected: bool
     target: str
     message: Message
 
@@ -89,9 +93,8 @@ class Outgoing(NamedTuple):
 def decode_outgoing(queue: str, member: bytes) -> Outgoing:
     """What a member of the outbox says: see jobs.lua."""
     end = 10 + int.from_bytes(member[8:10], "big")
-    return Outgoing(
-        member[7] == 0, member[10:end].decode("utf-8"), decode_entry(queue, member[end:])
-    )
+    target, message = member[10:end].decode("utf-8"), decode_entry(queue, member[end:])
+    return Outgoing(member[7] != 1, member[7] == 2, target, message)
 
 
 class ChunkHead(NamedTuple):

@@ -67,7 +67,7 @@ class Jobs(Brokers):
         assert orjson.loads(dead.message.headers) == {
             "x": "y",
             "restmq-origin": "q:1",
-            "restmq-reason": "max_attempts",
+            "restmq-reason": "rejected",
             "restmq-attempts": "2",
             "restmq-error": "none at all",
         }

@@ -5,7 +5,7 @@
 -- KEYS: those of common.lua
 -- ARGV: 2 "ack" or "nack", 3 delay ms (-1: backoff), 4 reason, 5 chance in [0, 1), 6.. epoch, position of the
 --       chunk, id of each (1..1000)
--- Returns: {when the first is due again, ms (0: none), 1 if something is in the outbox, 1 or 0 (stale) for each}
+-- Returns: {ms until the first is due again (0: none), 1 if something is in the outbox, 1 or 0 (stale) for each}
 -- The daemon that has a message in hand hears of it on its channel: 'A', I7 epoch, (I7 pos, I7 id)...
 -- jobs.lua stands here
 check_types()
@@ -41,8 +41,9 @@ for _, pos in ipairs(order) do
     end
   end
 end
-local now, due = clock(), 0
-if #back > 0 then due = come_back(retry_rules(s.mode, tonumber(ARGV[5])), now, back) or 0 end
+local now = clock()
+local due = now
+if #back > 0 then due = come_back(retry_rules(s.mode, tonumber(ARGV[5])), now, back, REJECTED) or now end
 save_state(s)
 for _, owner in ipairs(owners) do
   call('PUBLISH', Q .. ':to:' .. owner, table.concat(marks[owner]))
@@ -52,7 +53,7 @@ if #back > 0 then
   save_state(s)
   wake(now)
 end
-local reply = {text(due), call('EXISTS', K)}
+local reply = {text(math.max(0, due - now)), call('EXISTS', K)}
 for i = 6, #ARGV, 3 do
   local name = ARGV[i + 1] .. ':' .. ARGV[i + 2]
   reply[#reply + 1] = (ARGV[i] == text(s.epoch) and found[name]) and 1 or 0

@@ -5,7 +5,7 @@
 -- ARGV: 2 "ready", "leased" or "delayed", 3 "" or the last of the page before: for ready I1 9 - priority, I7 id,
 --       else "ms id", 4 how many (1..1000)
 -- Returns: {now ms, the last of this page or "" when nothing follows, entries}: ready ones as they lie, others
---          with "l" or "d" and I6 ms (the lease's end, or when it is due) in front; at most 1 MiB and one.
+--          as records of :j (jobs.lua); at most 1 MiB and one.
 -- jobs.lua stands here
 local now, state, after, wanted = clock(), ARGV[2], ARGV[3], tonumber(ARGV[4])
 local reply, size, last = {text(now), ''}, 0, ''
@@ -29,6 +29,7 @@ if state == 'ready' then
       reply[#reply + 1], size = e, size + #e
     end
   end
+  if #sorted > wanted or #listed > wanted then reply[2] = last end
   return reply
 end
 local place, at = state == 'leased' and X or D, 0

@@ -10,7 +10,7 @@ local now, id = clock(), tonumber(ARGV[2])
 local record = call('HGET', J, text(id))
 if record then
   local state = string.byte(record) == 108 and 'leased' or 'delayed'
-  return {text(now), state, text((unpack_bytes('>I6', record, 2))), string.sub(record, 8)}
+  return {text(now), state, text((unpack_bytes('>I6', record, 2))), string.sub(record, 15)}
 end
 local member = ready_again(id)
 local e = member and string.sub(member, 2) or call('LINDEX', L, place_of(id))

@@ -1,17 +1,18 @@
 -- Purpose: what the scripts of work queues share, behind common.lua; scripts.py puts it there.
 -- Atomic: it is part of the script that uses it, never run alone.
--- KEYS: 11 :j id -> record: "l" (leased) or "d" (delayed), I6 ms until when, entry, 12 :x leased ids by the ms
+-- KEYS: 11 :j id -> record: "l" (leased) or "d" (delayed), I6 ms until when, I7 number of the lease
+--       or 0, entry, 12 :x leased ids by the ms
 --       their lease ends, 13 :d delayed ids by the ms they are due, 14 :k outbox
 -- ARGV: belongs to the script.
 -- Returns: nothing.
 --
 -- Attempts  how often a message was handed out, with the time it is leased now.
--- Outbox    what moves to another queue, by a number that rises: I7 number, I1 why (0 dead letter, 1
---           redrive), I2 length of the target's name (0: the daemon knows), name, entry.
+-- Outbox    what moves to another queue, by a number that rises: I7 number, I1 why (0 dead letter whose
+--           lease ended, 1 redrive, 2 dead letter that was given back), I2 length of the target's name (0: the daemon knows), name, entry.
 
 local J, X, D, K = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
 local SLICE = 400                                        -- pairs one call gets
-local DEAD, REDRIVE = 0, 1
+local DEAD, REDRIVE, REJECTED = 0, 1, 2
 
 -- Pairs to a command, in slices: HSET key name value..., ZADD key score member...
 local function each_slice(command, key, values, step)
@@ -68,10 +69,11 @@ local function backoff(rules, attempts, id)
   return math.floor(math.min(ms, rules.most) * (1 + rules.jitter * (2 * chance - 1)))
 end
 
--- Messages that were handed out and are not done: {entry, delay ms (nil: backoff), reason} each. Those that had
+-- Messages that were handed out and are not done: {entry, delay ms (nil: backoff), reason} each; `why` is DEAD
+-- or REJECTED. Those that had
 -- their last attempt become dead letters, the others are ready or delayed. Returns when the first
 -- is due (nil: none is delayed).
-local function come_back(rules, now, failed)
+local function come_back(rules, now, failed, why)
   local ready, dead, records, due, first = {}, {}, {}, {}, nil
   for _, one in ipairs(failed) do
     local e, delay, reason = one[1], one[2], one[3]
@@ -87,7 +89,7 @@ local function come_back(rules, now, failed)
         ready[#ready + 1] = e
       else
         local id, at = text(entry_id(e)), now + delay
-        records[#records + 1], records[#records + 2] = id, 'd' .. pack('>I6', at) .. e
+        records[#records + 1], records[#records + 2] = id, 'd' .. pack('>I6I7', at, 0) .. e
         due[#due + 1], due[#due + 2] = text(at), id
         if not first or at < first then first = at end
       end
@@ -96,7 +98,7 @@ local function come_back(rules, now, failed)
   put_back(ready)
   each_slice('HSET', J, records, 2)
   each_slice('ZADD', D, due, 2)
-  if rules.dead ~= '-' then into_outbox(DEAD, rules.dead, dead) end
+  if rules.dead ~= '-' then into_outbox(why, rules.dead, dead) end
   return first
 end
 

@@ -3,7 +3,8 @@
 -- Atomic: id, place and the answer a repeat gets are decided together, for each message by itself.
 -- KEYS: those of common.lua, then those of idempotency keys, which hold 16 bytes fingerprint and the id
 -- ARGV: 2 the highest id this daemon ever saw here, 3 fields a new queue gets ("name value name value"), then of
---       each (1..1000): ttl ms (0: the queue's), ms until it is due (0: now; "@" and ms: then), priority, number of its key (0:
+--       each (1..1000): ttl ms (0: the queue's), ms until it is due (0: now; "@" and ms: then), priority (below 0: if the
+--       queue has them), number of its key (0:
 --       none), fingerprint, payload
 -- Returns: {now ms, when the first is due, ms (0: none is delayed), then for each its id, "r" and its id for a
 --           repeat, or an error: "queue_full", "key_reused", "priorities_off", "rate_limited ms"}
@@ -40,23 +41,38 @@ local function bound(payload)  -- "" if there is room, else the error
   if rate > 0 and clock_of_rate + step > now + 1e-6 then
     return 'rate_limited ' .. text(math.ceil(clock_of_rate + step - now))
   end
-  local full = (most and held + 1 > most) or (most_bytes and bytes + #payload > most_bytes)
-  return full and not drops and 'queue_full' or ''
+  local full = (most and held + 1 > most) or (most_bytes and bytes > most_bytes)
+  return full and 'queue_full' or ''
 end
 local reply, listed, again, records, due, first, dropped = {text(now), 0}, {}, {}, {}, {}, nil, 0
-local function drop_oldest()
+-- What is gone at the head takes no place; with `overflow` the oldest that is ready gives up its own.
+local function make_room()
   -- What was put in before in this call counts as well, so it must be in its place.
   append(listed, 1); put_back(again); listed, again = {}, {}
-  while (most and held >= most) or (most_bytes and bytes > most_bytes) do
+  local function full() return (most and held >= most) or (most_bytes and bytes > most_bytes) end
+  local looked = 0
+  while full() and looked < MAX_MESSAGES do
     local run, place = next_run(1)
-    if #run == 0 then return end
+    if #run == 0 or not is_gone(run[1], now) then break end
     take_run(place, 1)
-    held, bytes, dropped = held - 1, bytes - #run[1], dropped + 1
+    held, bytes, looked = held - 1, bytes - #run[1], looked + 1
+  end
+  while drops and full() do
+    local oldest, place = call('LINDEX', L, 0), L
+    for rank = 0, 9 do
+      local m = call('ZRANGEBYLEX', Y, '[' .. string.char(rank), '(' .. string.char(rank + 1), 'LIMIT', 0, 1)[1]
+      if m and (not oldest or entry_id(oldest) > unpack_bytes('>I7', m, 2)) then oldest, place = string.sub(m, 2), m end
+    end
+    if not oldest then return end
+    if place == L then call('LPOP', L) else call('ZREM', Y, place) end
+    if not is_gone(oldest, now) then dropped = dropped + 1 end
+    held, bytes = held - 1, bytes - #oldest
   end
 end
 for i = 4, #ARGV, 6 do
   local ttl, delay, priority, key = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
   if not delay then delay = math.max(0, tonumber(string.sub(ARGV[i + 1], 2)) - now) end
+  if priority < 0 then priority = v[7] == '1' and -priority or 0 end
   local payload, answer, kept = ARGV[i + 5], '', nil
   if key > 0 then kept = call('GET', KEYS[#KINDS + key]) end
   if kept then
@@ -64,17 +80,17 @@ for i = 4, #ARGV, 6 do
   elseif priority > 0 and v[7] ~= '1' then
     answer = 'priorities_off'
   else
+    if (most and held >= most) or (most_bytes and bytes > most_bytes) then make_room() end
     answer = bound(payload)
   end
   if answer == '' then
-    if drops and ((most and held >= most) or (most_bytes and bytes > most_bytes)) then drop_oldest() end
     s.id = s.id + 1
     if ttl == 0 then ttl = ttl_of_queue end
     local e = pack(HEAD, s.id, now, ttl > 0 and now + delay + ttl or 0) .. payload
     answer = text(s.id)
     held, bytes, clock_of_rate = held + 1, bytes + #e, clock_of_rate + step
     if delay > 0 then
-      records[#records + 1], records[#records + 2] = answer, 'd' .. pack('>I6', now + delay) .. e
+      records[#records + 1], records[#records + 2] = answer, 'd' .. pack('>I6I7', now + delay, 0) .. e
       due[#due + 1], due[#due + 2] = text(now + delay), answer
       if not first or now + delay < first then first = now + delay end
     elseif priority > 0 then

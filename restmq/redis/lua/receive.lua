@@ -2,12 +2,12 @@
 -- Purpose: hand messages out under a lease, to several who ask in one turn.
 -- Atomic: a message is ready or leased, and leased once; nobody else sees it until its lease ends.
 -- KEYS: those of common.lua, and that of an idempotency key if one asks alone and has one: it holds
---       I2 attempt, I7 id of each message
+--       I7 number of the lease, I7 id of each message
 -- ARGV: 2 how long somebody waits for more, ms (0: nobody), 3.. of each who asks: limit (1..1000), lease in ms
 --       (-1: the queue's)
 -- Returns: {now ms, epoch, 1 if it must be called again, ms after which to try again (0: when woken), then for
---           each: when its lease ends, ms, how many, entries}; at most 1,000 messages or 1 MiB in all. A
---           repeat gets what is still leased of what it got the first time, and nothing else.
+--           each: when its lease ends, ms, how many, I7 number of the lease and entry of each}; at most 1,000
+--           messages or 1 MiB in all, and as many that are gone. A repeat gets what is still leased of what it got the first time, and nothing else.
 check_types()
 local now, waits = clock(), tonumber(ARGV[2])
 local s = load_state()
@@ -15,11 +15,12 @@ local s = load_state()
 local kept = KEYS[15] and call('GET', KEYS[15])
 if kept then
   local reply, ends = {text(now), text(s.epoch), 0, 0, 0, 0}, 0
-  for i = 1, #kept, 9 do
-    local attempts, id = unpack_bytes('>I2I7', kept, i)
+  for i = 1, #kept, 14 do
+    local number, id = unpack_bytes('>I7I7', kept, i)
     local record = call('HGET', J, text(id))
-    if record and string.byte(record) == 108 and unpack_bytes('>I2', record, 28) == attempts then
-      ends = math.max(ends, (unpack_bytes('>I6', record, 2)))
+    local until_ms, leased = unpack_bytes('>I6I7', record or string.rep('\0', 14), 2)
+    if record and leased == number and until_ms > now then
+      ends = math.max(ends, until_ms)
       reply[#reply + 1] = string.sub(record, 8)
     end
   end
@@ -41,16 +42,18 @@ if rate > 0 then
   room = math.min(room, allowed)
 end
 local reply, left, size, expired, repeated = {text(now), text(s.epoch), again, 0}, room, 0, 0, 0
-local records, leases, given, hungry = {}, {}, {}, false
+local records, leases, given, hungry, looked = {}, {}, {}, false, 0
+local number = tonumber(call('HGET', Q, 'leases') or 0)
 for i = 3, #ARGV, 2 do
   local limit, lease = math.min(tonumber(ARGV[i]), left), tonumber(ARGV[i + 1])
   if lease < 0 then lease = usual end
   local at, count, due = #reply + 2, 0, text(now + lease)
   reply[at - 1], reply[at] = due, 0
-  while count < limit and size < MAX_BYTES do
+  while count < limit and size < MAX_BYTES and looked < 2 * MAX_MESSAGES do
     local run, place = next_run(limit - count)
     if #run == 0 then break end
     take_run(place, #run)
+    looked = looked + #run
     for _, e in ipairs(run) do
       if is_gone(e, now) then
         expired = expired + 1
@@ -63,11 +66,13 @@ for i = 3, #ARGV, 2 do
           e = string.sub(e, 1, 19) .. '\255\0\1\0\0\0\0\0' .. string.sub(e, 20)
         end
         if attempts > 1 then repeated = repeated + 1 end
-        records[#records + 1], records[#records + 2] = id, 'l' .. pack('>I6', now + lease) .. e
-        given[#given + 1] = string.sub(e, 21, 22) .. string.sub(e, 1, 7)
+        number = number + 1
+        local leased = pack('>I7', number)
+        records[#records + 1], records[#records + 2] = id, 'l' .. pack('>I6', now + lease) .. leased .. e
+        given[#given + 1] = leased .. string.sub(e, 1, 7)
         leases[#leases + 1], leases[#leases + 2] = due, id
         count, size = count + 1, size + #e
-        reply[#reply + 1] = e
+        reply[#reply + 1] = leased .. e
       end
     end
   end
@@ -78,6 +83,11 @@ for i = 3, #ARGV, 2 do
 end
 each_slice('HSET', J, records, 2)
 each_slice('ZADD', X, leases, 2)
+if #records > 0 then
+  call('HSET', Q, 'leases', text(number))
+elseif looked >= 2 * MAX_MESSAGES then
+  reply[3] = 1
+end
 if rate > 0 and room > left then
   call('HSET', Q, 'rtat', string.format('%.3f', clock_of_rate + (room - left) * 1000 / rate))
 end

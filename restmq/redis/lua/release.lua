@@ -11,7 +11,7 @@ if not record then return 0 end
 call('HDEL', J, ARGV[2])
 call('ZREM', X, ARGV[2])
 call('ZREM', D, ARGV[2])
-put_back({string.sub(record, 8)})
+put_back({string.sub(record, 15)})
 local s = load_state()
 drain(s, now)
 save_state(s)

@@ -3,7 +3,7 @@
 -- Atomic: of each lease one word counts; of a lease that is over none does, and nothing changes.
 -- KEYS: those of common.lua
 -- ARGV: 2 "ack", "nack", "extend" or "undo" (never handed out: ready at once, uncounted), 3 delay ms
---       (-1: backoff) or new lease ms, 4 reason, 5 chance in [0, 1), 6.. epoch, attempt, id of each (1..1000)
+--       (-1: backoff) or new lease ms, 4 reason, 5 chance in [0, 1), 6.. epoch, number of the lease, id of each (1..1000)
 -- Returns: {now ms, when the first is due again, ms (0: none), 1 if something is in the outbox, 1 or 0
 --           (stale) for each}
 local now, verb = tonumber(ARGV[1]), ARGV[2]
@@ -24,10 +24,10 @@ local reply, good = {string.format('%.0f', now), 0, 0}, {}
 for i, id in ipairs(ids) do
   local record, ok = found[i], 0
   if record and string.byte(record) == 108 and ARGV[3 + 3 * i] == epoch and not taken[id] then
-    local ends, attempts = struct.unpack('>I6', record, 2), struct.unpack('>I2', record, 28)
-    if attempts == tonumber(ARGV[4 + 3 * i]) and ends > now then
+    local ends, number = struct.unpack('>I6I7', record, 2)
+    if number == tonumber(ARGV[4 + 3 * i]) and ends > now then
       ok, taken[id] = 1, true
-      good[#good + 1] = {id, string.sub(record, 8)}
+      good[#good + 1] = {id, string.sub(record, 15), number}
     end
   end
   reply[3 + i] = ok
@@ -50,7 +50,7 @@ check_types()
 if verb == 'extend' then
   local records, leases, ends = {}, {}, now + tonumber(ARGV[3])
   for i, one in ipairs(good) do
-    records[2 * i - 1], records[2 * i] = one[1], 'l' .. pack('>I6', ends) .. one[2]
+    records[2 * i - 1], records[2 * i] = one[1], 'l' .. pack('>I6I7', ends, one[3]) .. one[2]
     leases[2 * i - 1], leases[2 * i] = text(ends), one[1]
   end
   each_slice('HSET', J, records, 2)
@@ -71,7 +71,7 @@ each_slice('HDEL', J, names, 1)
 each_slice('ZREM', X, names, 1)
 local rules = retry_rules(s.mode, tonumber(ARGV[5]))
 if verb == 'undo' then rules.max = 0 end
-reply[2] = text(come_back(rules, now, failed) or 0)
+reply[2] = text(come_back(rules, now, failed, REJECTED) or 0)
 reply[3] = call('EXISTS', K)
 drain(s, now)
 save_state(s)

@@ -21,7 +21,7 @@ local function due_of(key, each)
   for i, record in ipairs(call('HMGET', J, unpack(ids))) do
     if size >= MAX_BYTES then break end
     gone[i], size = ids[i], size + #(record or '')
-    if record then each(string.sub(record, 8)) end
+    if record then each(string.sub(record, 15)) end
   end
   call('ZREM', key, unpack(gone))
   call('HDEL', J, unpack(gone))
@@ -32,7 +32,7 @@ due_of(D, function(e)
   if is_gone(e, now) then call('HINCRBY', Q, 'expired', 1) else ready[#ready + 1] = e end
 end)
 put_back(ready)
-if #back > 0 then come_back(retry_rules(s.mode, 0), now, back) end
+if #back > 0 then come_back(retry_rules(s.mode, 0), now, back, DEAD) end
 drain(s, now)
 save_state(s)
 if #ready + #back > 0 then wake(now) end
