@@ -23,7 +23,7 @@ from restmq.core.reaper import Reaper
 from restmq.core.scripted import QueueScripts
 from restmq.core.waiting import Waiting
 from restmq.errors import StoreError
-from restmq.message import Peeked, Policy, QueueInfo
+from restmq.message import Mode, Peeked, Policy, QueueInfo
 from restmq.redis.connection import Store
 from restmq.redis.keys import Keys
 from restmq.redis.pipeline import encode
@@ -81,7 +81,7 @@ class Broker:
         self._reaper = Reaper(reactor, self._store, queue_scripts, scripts["claim"], self._queues)
         self._queues.on_due = self._reaper.expect
         self._jobs = Jobs(reactor, self._store, queue_scripts, self._queues, self._reaper)
-        self._waiting = Waiting(reactor, self._store, queue_scripts, self._jobs)
+        self._waiting = Waiting(reactor, self._store, queue_scripts, self._jobs, self._presence)
         self.put = self._jobs.put
         self.receive = self._waiting.receive
         self.settle = self._jobs.settle
@@ -124,16 +124,24 @@ class Broker:
         """Delete one waiting message; False if it is not there."""
         return self._queues.delete(queue, message_id)
 
-    def purge(self, queue: str) -> Deferred[bool]:
-        """Delete all waiting messages and end the queue's streams on all daemons."""
+    def create(self, queue: str) -> Deferred[None]:
+        """Make a queue of mode jobs, without messages; one that is there stays as it is."""
+        return self._queues.create(queue, Mode.JOBS)
+
+    def purge(self, queue: str) -> Deferred[int]:
+        """Delete all messages and end the queue's streams on all daemons; how many there were."""
         deaf = self._feeds.deaf(queue)
 
-        def purged(was: bool) -> bool:
+        def purged(count: int) -> int:
             for consumer in deaf:
                 consumer.end()
-            return was
+            return count
 
         return self._queues.purge(queue).addCallback(purged)
+
+    def create(self, queue: str, mode: Mode = Mode.JOBS) -> Deferred[bool]:
+        """Make sure that the queue exists; True if it is new."""
+        return self._queues.create(queue, mode)
 
     def remove(self, queue: str, force: bool) -> Deferred[str]:
         """Delete the queue and end its streams: "gone", "unknown", or "not_empty" unless ``force``."""
@@ -175,7 +183,7 @@ class Broker:
         names = await self.queue_names()
         for start in range(0, len(names), LOOK_AT_ONCE):
             asked = [self.inspect(name) for name in names[start : start + LOOK_AT_ONCE]]
-            found += await gatherResults(asked, consumeErrors=True).addErrback(_first_error)
+            found += await gatherResults(asked, consumeErrors=True).addErrback(first_error)
         return found
 
     def ping(self) -> Deferred[None]:
@@ -292,7 +300,7 @@ def _retention(settings: Settings) -> Retention:
     )
 
 
-def _first_error(failure: Failure) -> Failure:
+def first_error(failure: Failure) -> Failure:
     """The error itself instead of gatherResults' wrapper."""
     wrapper = failure.value
     assert isinstance(wrapper, FirstError)

@@ -497,9 +497,28 @@ class Queues:
             "delete", queue, [b"%d" % number], lambda r: r[1] == 1, lambda r: bool(r[0] == 1)
         )
 
-    def purge(self, queue: str) -> Deferred[bool]:
-        """Delete all waiting messages and end all streams; whether there was anything."""
-        return self.once("purge", queue, [], lambda r: bool(r == 1))
+    def create(self, queue: str, mode: Mode) -> Deferred[None]:
+        """Make a queue without messages; one that is there stays as it is."""
+        done: Deferred[None] = Deferred()
+
+        def answered(answer: list[Put] | StoreError) -> None:
+            if isinstance(answer, StoreError):
+                done.errback(answer)
+            else:
+                done.callback(None)
+
+        self.put(queue, [], mode, answered)
+        return done
+
+    def purge(self, queue: str) -> Deferred[int]:
+        """Delete all messages, waiting or out, and end all streams; how many there were."""
+        return self.once("purge", queue, [], int)
+
+    def create(self, queue: str, mode: Mode) -> Deferred[bool]:
+        """Make sure that the queue exists; True if it is new, and has this mode or what its profiles say."""
+        self._list(queue)
+        fields = f"{self.creation_fields(queue)} {_mode_field(mode)}".strip().encode()
+        return self.once("create", queue, [fields], lambda reply: bool(reply == 1))
 
     def remove(self, queue: str, force: bool) -> Deferred[str]:
         """Delete the queue: see `Broker.remove`."""

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from restmq.core.jobs import UNDO, Asked, Jobs, Leased
+from restmq.core.presence import Presence
 from restmq.core.scripted import QueueScripts
 from restmq.errors import StoreError
 from restmq.redis.connection import Store
@@ -24,6 +25,9 @@ from restmq.redis.pipeline import encode
 
 WAIT_MS = 15000
 """How long the queue goes on to wake its daemons when nobody asks again."""
+
+TRANSPORT = "receive"
+"""The word under which who waits is counted among the consumers."""
 
 ASKED_AT_ONCE = 32
 """How many of those that wait ask when something comes; the next when all of these got something."""
@@ -46,7 +50,7 @@ class Receiving:
         key: bytes,
     ) -> None:
         self.done: Deferred[list[Leased]] = Deferred()
-        self.queues = list(queues)
+        self.queues = list(dict.fromkeys(queues))
         self.asking = False
         self._pending: dict[str, None] = {}
         self._waiting = waiting
@@ -184,8 +188,15 @@ class Waiting:
     log = Logger()
 
     def __init__(
-        self, clock: IReactorTime, store: Store, scripts: QueueScripts, jobs: Jobs
+        self,
+        clock: IReactorTime,
+        store: Store,
+        scripts: QueueScripts,
+        jobs: Jobs,
+        presence: Presence,
     ) -> None:
+        """``presence`` counts who waits among the queue's consumers."""
+        self._presence = presence
         self.clock = clock
         self.jobs = jobs
         self._store = store
@@ -211,6 +222,7 @@ class Waiting:
     def came(self, receiving: Receiving) -> None:
         """It waits."""
         for queue in receiving.queues:
+            self._presence.came(queue, TRANSPORT)
             awaited = self._queues.get(queue)
             if awaited is None:
                 awaited = self._queues[queue] = _Awaited()
@@ -224,8 +236,9 @@ class Waiting:
         self._looking.pop(receiving, None)
         for queue in receiving.queues:
             awaited = self._queues.get(queue)
-            if awaited is not None:
-                awaited.waiters.pop(receiving, None)
+            if awaited is not None and receiving in awaited.waiters:
+                del awaited.waiters[receiving]
+                self._presence.left(queue, TRANSPORT)
 
     def undo(self, leased: Sequence[Leased]) -> None:
         """Nobody got them: they are ready again and the attempt does not count."""

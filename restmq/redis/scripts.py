@@ -11,6 +11,7 @@ NAMES = (
     "browse",
     "claim",
     "confirm",
+    "create",
     "delete",
     "find",
     "inspect",

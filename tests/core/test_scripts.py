@@ -493,6 +493,7 @@ def arguments(script: str) -> list[object]:
     return {
         "ack": ["nack", 0, b"", 0, 5, 1, 1],
         "browse": ["ready", b"", 10],
+        "create": [b"mode 2"],
         "find": [1],
         "put": [0, b"", 0, 0, 0, 0, b"", b"\0x", 0, 5000, 0, 0, b"", b"\0y"],
         "receive": [0, 1, 1000],

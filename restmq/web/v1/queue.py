@@ -1,0 +1,213 @@
+"""``/v1/queues`` and ``/v1/queues/QUEUE``: what there is, making sure it is, taking it away; stop and go.
+
+Every call is there without the queue in the path, too: ``/v1/queue?queue=NAME``, ``/v1/purge?queue=NAME`` ...
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import Error as NotBase64
+from bisect import bisect_left, bisect_right
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from restmq.core.broker import first_error
+from restmq.message import Mode, Policy, QueueInfo
+from restmq.web.endpoint import Access, Reply, endpoint
+from restmq.web.v1.endpoint import V1Endpoint, named_queue, v1_name
+from restmq.web.v1.given import Given
+from restmq.web.v1.messages import dead_letters, page_limit
+from restmq.web.v1.problems import Problem
+from restmq.web.v1.queues import SETTINGS, read_settings
+
+MAX_MOVED: Final = 1_000_000
+MAX_STEP: Final = 1000
+PAUSED: Final[Mapping[bytes, str]] = {b"0": "all", b"2": "push"}
+"""By the queue's field ``st``: what is held back."""
+STATUS: Final[Mapping[str, int]] = {"none": 1, "all": 0, "push": 2}
+
+
+def cursor_of(name: str) -> str:
+    """Where a page of names ended."""
+    return urlsafe_b64encode(name.encode("utf-8")).decode("ascii").rstrip("=")
+
+
+def read_cursor(given: Given) -> str:
+    """The name after which the page begins. Raises Problem."""
+    text = given.text("cursor") or ""
+    try:
+        return urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("utf-8")
+    except (NotBase64, ValueError):
+        raise given.wrong("cursor", "is one that this list gave", text) from None
+
+
+def page_of(names: Sequence[str], prefix: str, after: str, limit: int) -> tuple[list[str], bool]:
+    """The sorted names with this prefix that come after that one, and whether more follow."""
+    start = max(bisect_left(names, prefix), bisect_right(names, after) if after else 0)
+    found = [name for name in names[start : start + limit + 1] if name.startswith(prefix)]
+    return found[:limit], len(found) > limit
+
+
+def described(info: QueueInfo, dead: int) -> dict[str, Any]:
+    """A queue as an element of the list; ``dead`` are the messages that wait in its dead-letter queue."""
+    policy = info.policy or (Policy.ROUNDROBIN if info.mode is Mode.JOBS else Policy.BROADCAST)
+    age = max(0.0, (info.now_ms - info.oldest_ms) / 1000) if info.oldest_ms else None
+    return {
+        "name": info.name,
+        "ready": info.length,
+        "leased": info.leased,
+        "delayed": info.delayed,
+        "dead": dead,
+        "consumers": sum(info.consumers.values()),
+        "delivery": policy.name.lower(),
+        "mode": (info.mode or Mode.OPEN).name.lower(),
+        "paused": PAUSED.get(info.settings.get("st", b""), "none"),
+        "oldest_age": age,
+    }
+
+
+def is_known(info: QueueInfo) -> bool:
+    """Whether somebody has used the queue, or made it."""
+    return info.started is not None or info.mode is not None or info.last_id > 0
+
+
+class _Describing(V1Endpoint):
+    def describe(self, infos: Sequence[QueueInfo]) -> Deferred[list[dict[str, Any]]]:
+        """These queues, each with what waits in its dead-letter queue."""
+        asked = [self.broker.inspect(dead_letters(info)) for info in infos]
+        looked = gatherResults(asked, consumeErrors=True).addErrback(first_error)
+        return looked.addCallback(self._described, infos)
+
+    def _described(
+        self, dead: Sequence[QueueInfo], infos: Sequence[QueueInfo]
+    ) -> list[dict[str, Any]]:
+        pairs = zip(infos, dead, strict=True)
+        return [described(info, letters.length) for info, letters in pairs]
+
+
+class QueueList(_Describing):
+    """``/v1/queues``."""
+
+    @endpoint(Access.CONSUMER)
+    async def get(self) -> Reply:
+        """A page of the queues, sorted by name; each is of its own moment."""
+        given = self.given_in_query(("prefix", "limit", "cursor"))
+        prefix, after, limit = given.text("prefix") or "", read_cursor(given), page_limit(given)
+        names, more = page_of(await self.broker.queue_names(), prefix, after, limit)
+        asked = [self.broker.inspect(name) for name in names]
+        infos = await gatherResults(asked, consumeErrors=True).addErrback(first_error)
+        cursor = cursor_of(names[-1]) if more else None
+        return self.json({"queues": await self.describe(infos), "cursor": cursor})
+
+
+class OneQueue(_Describing):
+    """``/v1/queues/QUEUE``, ``/v1/queue``."""
+
+    @endpoint(Access.CONSUMER)
+    def get(self, queue: str | None = None) -> Deferred[Reply]:
+        """What the queue holds."""
+        name = named_queue(queue, self.given_in_query(("queue",)))
+        inspected: Deferred[QueueInfo] = self.broker.inspect(name)
+        return inspected.addCallback(self._one, 200)
+
+    def _one(self, info: QueueInfo, status: int) -> Deferred[Reply]:
+        if status == 200 and not is_known(info):
+            raise Problem("unknown_queue", f"there is no queue {info.name!r}")
+        counters = {"redelivered": info.redelivered, "dropped": info.dropped}
+        described = self.describe([info])
+        return described.addCallback(lambda all_: self.json(all_[0] | counters, status))
+
+    @endpoint(Access.PRODUCER)
+    def put(self, queue: str | None = None) -> Deferred[Reply]:
+        """Make sure that it exists, with these settings; 201 if it is new."""
+        given = self.given(("queue", *SETTINGS))
+        name = named_queue(queue, given)
+        inspected: Deferred[QueueInfo] = self.broker.inspect(name)
+        return inspected.addCallback(self._make, given)
+
+    def _make(self, info: QueueInfo, given: Given) -> Deferred[Reply]:
+        """Raises BadRequest for settings that make no sense, before anything is changed."""
+        fields = read_settings(given.members(SETTINGS), info)
+        made: Deferred[None] = self.broker.create(info.name)
+        if fields:
+            made.addCallback(lambda _: self.broker.change(info.name, fields))
+        inspected = made.addCallback(lambda _: self.broker.inspect(info.name))
+        return inspected.addCallback(self._one, 200 if is_known(info) else 201)
+
+    @endpoint(Access.PRODUCER)
+    def delete(self, queue: str | None = None) -> Deferred[Reply]:
+        """Take it away with its settings; only with ``force`` while it holds messages."""
+        given = self.given(("queue", "force"))
+        name, force = named_queue(queue, given), given.truth("force")
+        removed: Deferred[str] = self.broker.remove(name, force)
+        return removed.addCallback(self._removed, name)
+
+    def _removed(self, outcome: str, name: str) -> Reply:
+        if outcome == "not_empty":
+            raise Problem("not_empty", f"there are messages in {name!r}: force=true deletes them")
+        return self.nothing()
+
+
+class Purge(V1Endpoint):
+    """``/v1/queues/QUEUE/purge``."""
+
+    @endpoint(Access.PRODUCER)
+    def post(self, queue: str | None = None) -> Deferred[Reply]:
+        """Delete all messages, those that are leased or delayed, too; streams end."""
+        name = named_queue(queue, self.given(("queue",)))
+        purged: Deferred[int] = self.broker.purge(name)
+        return purged.addCallback(lambda count: self.json({"deleted": count}))
+
+
+class _Switch(V1Endpoint):
+    def set(self, name: str, paused: str) -> Deferred[Reply]:
+        """Hold back, or let go."""
+        changed: Deferred[None] = self.broker.change(name, {"st": STATUS[paused]})
+        return changed.addCallback(lambda _: self.json({"queue": name, "paused": paused}))
+
+
+class Pause(_Switch):
+    """``/v1/queues/QUEUE/pause``."""
+
+    @endpoint(Access.PRODUCER)
+    def post(self, queue: str | None = None) -> Deferred[Reply]:
+        """Hold back the push to streams, and ``receive`` unless ``paused`` is push."""
+        given = self.given(("queue", "paused"))
+        name, paused = named_queue(queue, given), given.word("paused", ("push", "all")) or "all"
+        return self.set(name, paused)
+
+
+class Resume(_Switch):
+    """``/v1/queues/QUEUE/resume``."""
+
+    @endpoint(Access.PRODUCER)
+    def post(self, queue: str | None = None) -> Deferred[Reply]:
+        """Let everything go on."""
+        return self.set(named_queue(queue, self.given(("queue",))), "none")
+
+
+class Redrive(V1Endpoint):
+    """``/v1/queues/DEAD_LETTERS/redrive``."""
+
+    @endpoint(Access.PRODUCER)
+    def post(self, queue: str | None = None) -> Coroutine[Any, Any, Reply]:
+        """Send dead letters back, each to where it came from, or all to the queue ``to``."""
+        given = self.given(("queue", "to", "limit"))
+        name, to = named_queue(queue, given), given.text("to")
+        limit = given.whole("limit", MAX_MOVED, 1, MAX_MOVED)
+        target = "" if to is None else v1_name(to)
+        if target == name:
+            raise given.wrong("to", "is another queue", to)
+        return self._move(name, target, limit)
+
+    async def _move(self, name: str, target: str, limit: int) -> Reply:
+        """A step at a time, so that nobody else waits long."""
+        moved = 0
+        while moved < limit:
+            more = await self.broker.redrive(name, target, min(limit - moved, MAX_STEP))
+            if not more:
+                break
+            moved += more
+        return self.json({"moved": moved})
