@@ -20,6 +20,7 @@ from restmq.web.rest import (
     Stats,
     StatsAll,
 )
+from restmq.web.v1.events import EventsOfTopics, TopicEvents
 from restmq.web.v1.leases import Ack, Extend, Lease, Nack
 from restmq.web.v1.messages import BatchOfMessages, Messages, OneMessage, Release
 from restmq.web.v1.missing import Missing
@@ -61,7 +62,7 @@ ROUTES: Final[tuple[Rule, ...]] = (
     (r"/ws/(.*)", WebSocket),  #      GET w: push and echo
     (r"/sse/(.*)", Sse),  #        GET comet: stream
     (r"/v1/queues/(.+)/stream", QueueStream),  #     GET comet
-    (r"/v1/stream", ManyStreams),  #                 GET comet: of several queues
+    (r"/v1/stream", ManyStreams),  #                 GET comet: of several queues or topics
     *_of_queue(r"messages/([^/]+)/release", Release),  # POST p
     *_of_queue(r"messages/([^/]+)", OneMessage),  #      GET c, DELETE p
     *_of_queue("messages", Messages),  #             GET c: browse; POST p: put
@@ -75,6 +76,8 @@ ROUTES: Final[tuple[Rule, ...]] = (
     (r"/v1/queues", QueueList),  #                   GET c
     (r"/v1/queues/(.+)", OneQueue),  #               GET c, PUT DELETE p
     (r"/v1/queue", OneQueue),
+    (r"/v1/topics/(.+)/events", TopicEvents),  #     POST p: publish
+    (r"/v1/events", EventsOfTopics),  #              GET c: by cursor; POST p: publish many
     (r"/v1/ws", Socket),  #        GET w or p, by command: a WebSocket
     (r"/errors/([a-z_]+)", ErrorPage),  #            GET none: a page for each error of /v1
     (r"/v1/ack", Ack),  #          POST comet or c

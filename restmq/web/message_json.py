@@ -15,6 +15,7 @@ from typing import Final
 
 import orjson
 
+from restmq.event import Event
 from restmq.message import Message
 
 TEXT: Final = "text/plain"
@@ -45,7 +46,7 @@ def rfc3339(ms: int) -> bytes:
     return b"%b.%03dZ" % (_seconds(seconds), rest)
 
 
-def _body(message: Message) -> tuple[bytes, bytes, str]:
+def shown_body(message: Message | Event) -> tuple[bytes, bytes, str]:
     """The body as JSON, how it is encoded, and its content type."""
     body, content_type = message.body, message.content_type
     if body is None:
@@ -60,12 +61,12 @@ def _body(message: Message) -> tuple[bytes, bytes, str]:
 
 def shown_content_type(message: Message) -> str:
     """The content type that clients are told."""
-    return message.content_type or _body(message)[2]
+    return message.content_type or shown_body(message)[2]
 
 
 def members(message: Message, epoch: int = 0) -> bytes:
     """The members of the object, without its braces."""
-    body, encoding, content_type = _body(message)
+    body, encoding, content_type = shown_body(message)
     text = (
         b'"queue":%b,"id":%d,"content_type":%b,"body":%b,"encoding":"%b",'
         b'"headers":%b,"priority":%d,"created_at":"%b"'

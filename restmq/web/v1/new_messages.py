@@ -245,13 +245,13 @@ def _decode(data: bytes) -> _Items:
         return _ITEMS.decode(data)
     except msgspec.ValidationError as error:
         if b'"_' not in data:
-            raise _explained(error) from None
+            raise explained(error) from None
     except (msgspec.DecodeError, RecursionError) as error:
-        raise _not_json(error) from None
+        raise not_json(error) from None
     try:
         return _ITEMS.decode(_without_private(data))
     except msgspec.ValidationError as error:
-        raise _explained(error) from None
+        raise explained(error) from None
 
 
 def _without_private(data: bytes) -> bytes:
@@ -262,7 +262,7 @@ def _without_private(data: bytes) -> bytes:
             items = [_public(item) for item in _LIST.decode(members["messages"])]
             members["messages"] = Raw(msgspec.json.encode(items))
     except (msgspec.DecodeError, RecursionError) as error:
-        raise _not_json(error) from None
+        raise not_json(error) from None
     return msgspec.json.encode(members)
 
 
@@ -276,7 +276,7 @@ def read_command(members: Mapping[str, Any]) -> NewMessage:
     try:
         item = _ITEM.decode(data)
     except msgspec.ValidationError as error:
-        raise _explained(error) from None
+        raise explained(error) from None
     return read_item(item, "", NO_OPTIONS, b"")
 
 
@@ -388,11 +388,12 @@ def _refuse_larger(messages: list[NewMessage], max_bytes: int, where: str) -> No
             raise Problem("too_large", why, faults=(Fault(where.format(place), why),))
 
 
-def _not_json(error: Exception) -> Problem:
+def not_json(error: Exception) -> Problem:
+    """The error for bytes that are no JSON."""
     return Problem("invalid_json", f"the body is not valid JSON: {error}")
 
 
-def _explained(error: msgspec.ValidationError) -> Problem:
+def explained(error: msgspec.ValidationError) -> Problem:
     """The decoder's words, with its path as a JSON pointer."""
     text = str(error)
     path = _PATH.search(text)
