@@ -124,10 +124,6 @@ class Broker:
         """Delete one waiting message; False if it is not there."""
         return self._queues.delete(queue, message_id)
 
-    def create(self, queue: str) -> Deferred[None]:
-        """Make a queue of mode jobs, without messages; one that is there stays as it is."""
-        return self._queues.create(queue, Mode.JOBS)
-
     def purge(self, queue: str) -> Deferred[int]:
         """Delete all messages and end the queue's streams on all daemons; how many there were."""
         deaf = self._feeds.deaf(queue)

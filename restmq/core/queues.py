@@ -497,19 +497,6 @@ class Queues:
             "delete", queue, [b"%d" % number], lambda r: r[1] == 1, lambda r: bool(r[0] == 1)
         )
 
-    def create(self, queue: str, mode: Mode) -> Deferred[None]:
-        """Make a queue without messages; one that is there stays as it is."""
-        done: Deferred[None] = Deferred()
-
-        def answered(answer: list[Put] | StoreError) -> None:
-            if isinstance(answer, StoreError):
-                done.errback(answer)
-            else:
-                done.callback(None)
-
-        self.put(queue, [], mode, answered)
-        return done
-
     def purge(self, queue: str) -> Deferred[int]:
         """Delete all messages, waiting or out, and end all streams; how many there were."""
         return self.once("purge", queue, [], int)

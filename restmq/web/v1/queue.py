@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, gatherResults, succeed
 
 from restmq.core.broker import first_error
 from restmq.message import Mode, Policy, QueueInfo
@@ -130,11 +130,13 @@ class OneQueue(_Describing):
     def _make(self, info: QueueInfo, given: Given) -> Deferred[Reply]:
         """Raises BadRequest for settings that make no sense, before anything is changed."""
         fields = read_settings(given.members(SETTINGS), info)
-        made: Deferred[None] = self.broker.create(info.name)
-        if fields:
-            made.addCallback(lambda _: self.broker.change(info.name, fields))
-        inspected = made.addCallback(lambda _: self.broker.inspect(info.name))
-        return inspected.addCallback(self._one, 200 if is_known(info) else 201)
+        made: Deferred[bool] = self.broker.create(info.name)
+        return made.addCallback(self._made, info.name, fields)
+
+    def _made(self, is_new: bool, name: str, fields: Mapping[str, int]) -> Deferred[Reply]:
+        changed: Deferred[None] = self.broker.change(name, fields) if fields else succeed(None)
+        inspected = changed.addCallback(lambda _: self.broker.inspect(name))
+        return inspected.addCallback(self._one, 201 if is_new else 200)
 
     @endpoint(Access.PRODUCER)
     def delete(self, queue: str | None = None) -> Deferred[Reply]:
