@@ -29,8 +29,8 @@ class Message(NamedTuple):
 
     ``body`` is exactly what was put in, or None when it was deleted or its time to
     live ended before it was taken. ``content_type`` is None when none was stated.
-    ``created_ms`` is the store's clock, milliseconds since 1970. ``pos`` counts what was
-    broadcast in this queue; 0 where the message was not.
+    ``created_ms`` is the store's clock, milliseconds since 1970. ``placed``: it was
+    broadcast, in the order of ids, so that its id says where in the stream it stands.
     """
 
     queue: str
@@ -38,7 +38,7 @@ class Message(NamedTuple):
     body: bytes | None
     content_type: str | None = None
     created_ms: int = 0
-    pos: int = 0
+    placed: bool = False
 
     @property
     def key(self) -> str:
@@ -59,8 +59,8 @@ class QueueInfo(NamedTuple):
     ``started`` and ``policy`` are None where they were never set (an unknown queue);
     ``length`` counts waiting messages, ``in_flight`` pushed ones nobody confirmed yet,
     ``daemons`` those that have consumers of it. ``consumers`` are open streams by transport, on
-    all daemons; ``missed`` what slow ones lost so far. ``epoch`` and ``pos`` say where its
-    broadcasts are.
+    all daemons; ``missed`` what slow ones lost so far. ``epoch`` and ``place`` say where its
+    broadcasts are: who comes now gets all with a higher id.
     """
 
     name: str
@@ -76,27 +76,34 @@ class QueueInfo(NamedTuple):
     missed: int = 0
     epoch: int = 0
     consumers: Mapping[str, int] = MappingProxyType({})
-    pos: int = 0
+    place: int = 0
 
 
 class Batch:
     """Messages of one queue that are pushed together, encoded once per wire format."""
 
-    __slots__ = ("_encoded", "dealt_pos", "epoch", "messages", "size")
+    __slots__ = ("_encoded", "base", "dealt_pos", "epoch", "messages", "size")
 
     def __init__(
-        self, messages: Sequence[Message], size: int, dealt_pos: int = 0, epoch: int = 0
+        self,
+        messages: Sequence[Message],
+        size: int,
+        dealt_pos: int = 0,
+        epoch: int = 0,
+        base: int = 0,
     ) -> None:
         """``messages`` are in order and none is gone; ``size`` is about their bytes.
 
         ``dealt_pos``: not 0 when this consumer alone gets them (round robin), so that none may be
         dropped; it names the chunk in a receipt. How many a consumer is given at a time is
         bounded by `restmq.core.port.ROOM`. ``epoch`` is the life of the store they belong to.
+        ``base``, of broadcasts, is the highest id that was broadcast before them.
         """
         self.messages = messages
         self.size = size
         self.dealt_pos = dealt_pos
         self.epoch = epoch
+        self.base = base
         self._encoded: dict[Callable[[Message], bytes], bytes] = {}
 
     @property
@@ -110,3 +117,7 @@ class Batch:
         if data is None:
             data = self._encoded[encode] = b"".join(map(encode, self.messages))
         return data
+
+    def part(self, messages: Sequence[Message]) -> Batch:
+        """Some of its messages, broadcast."""
+        return Batch(messages, self.size, epoch=self.epoch, base=self.base)

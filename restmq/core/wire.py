@@ -28,18 +28,22 @@ def encode_ttls(ttls_ms: list[int]) -> bytes:
     return b"".join(ttl.to_bytes(6, "big") for ttl in ttls_ms)
 
 
-def decode_entry(queue: str, entry: bytes, pos: int = 0) -> Message:
-    """The message of an entry; one without payload is gone (body None)."""
+def decode_entry(queue: str, entry: bytes, base: int | None = None) -> Message:
+    """The message of an entry; one without payload is gone (body None).
+
+    ``base`` is that of the broadcast chunk it is of.
+    """
     number = int.from_bytes(entry[:7], "big")
+    placed = base is not None and number > base
     created = int.from_bytes(entry[7:13], "big")
     if len(entry) == ENTRY_HEAD:
-        return Message(queue, number, None, None, created, pos)
+        return Message(queue, number, None, None, created, placed)
     length = entry[ENTRY_HEAD]
     if length == 0:
-        return Message(queue, number, entry[ENTRY_HEAD + 1 :], None, created, pos)
+        return Message(queue, number, entry[ENTRY_HEAD + 1 :], None, created, placed)
     body_at = ENTRY_HEAD + 1 + length
     kind = entry[ENTRY_HEAD + 1 : body_at].decode("ascii")
-    return Message(queue, number, entry[body_at:], kind, created, pos)
+    return Message(queue, number, entry[body_at:], kind, created, placed)
 
 
 def entry_id(entry: bytes) -> int:
@@ -48,7 +52,7 @@ def entry_id(entry: bytes) -> int:
 
 
 class ChunkHead(NamedTuple):
-    """The numbers at the front of a chunk."""
+    """The numbers at the front of a chunk; ``base`` (0 if dealt) is the highest id broadcast before it."""
 
     dealt: bool
     epoch: int
@@ -56,17 +60,20 @@ class ChunkHead(NamedTuple):
     pos: int
     bpos: int
     messages: int
+    base: int
 
 
 def chunk_head(chunk: bytes) -> ChunkHead:
     """Read a chunk's head without its entries."""
+    dealt = chunk[:1] == b"r"
     return ChunkHead(
-        chunk[:1] == b"r",
+        dealt,
         int.from_bytes(chunk[1:8], "big"),
         int.from_bytes(chunk[8:15], "big"),
         int.from_bytes(chunk[15:22], "big"),
         int.from_bytes(chunk[22:29], "big"),
         int.from_bytes(chunk[29:33], "big"),
+        0 if dealt else int.from_bytes(chunk[33:40], "big"),
     )
 
 

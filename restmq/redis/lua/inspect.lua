@@ -4,7 +4,8 @@
 -- KEYS: the nine of common.lua
 -- ARGV: 2 how many of the newest waiting ids to add
 -- Returns: {waiting, st or "", pol or "", in flight, daemons, last id, mode or "", replay ms,
---           replay messages, missed by slow consumers, epoch, {presence texts}, last pos, newest id, ...}
+--           replay messages, missed by slow consumers, epoch, {presence texts}, place, newest id, ...}
+-- Place: whoever comes now gets nothing broadcast in order up to this id, and all above it.
 -- Messages that are out with daemons that are all gone count as waiting: a pop would find them.
 local now = clock()
 local s = load_state()
@@ -15,8 +16,15 @@ for _, value in ipairs(call('HVALS', KEYS[9])) do
 end
 local waiting, flight = call('LLEN', L), s.pos - s.done + s.out
 if flight > 0 and deserted(s, now) then waiting, flight = waiting + flight, 0 end
+local place, unsafe = s.hid, call('ZRANGEBYSCORE', W, '(' .. text(s.safe), '+inf', 'LIMIT', 0, 1)[1]
+if unsafe then
+  place = math.min(s.hid, chunk_base(unsafe))
+elseif s.out == 0 then
+  local head = call('LINDEX', L, 0)
+  place = math.max(s.hid, head and entry_id(head) - 1 or s.id)
+end
 local reply = {text(waiting), v[1] or '', v[2] or '', text(flight), call('HLEN', C), text(s.id),
-  v[3] or '', v[4] or text(REPLAY_MS), v[5] or text(REPLAY_MESSAGES), v[6] or '0', text(s.epoch), here, text(s.pos)}
+  v[3] or '', v[4] or text(REPLAY_MS), v[5] or text(REPLAY_MESSAGES), v[6] or '0', text(s.epoch), here, text(place)}
 local newest = tonumber(ARGV[2])
 if newest > 0 then
   local entries = call('LRANGE', L, -math.min(newest, MAX_MESSAGES), -1)
