@@ -232,9 +232,9 @@ class Broker:
         cursor: tuple[int, int],
         answer: Callable[[Replay], None],
     ) -> None:
-        """Read what was broadcast after (epoch, position), for a consumer that is attached already.
+        """Read what was broadcast after (epoch, id), for a consumer that is attached already.
 
-        Epoch 0: from the oldest that is kept. What is pushed behind the position of the answer
+        Epoch 0: from the oldest that is kept. What is pushed after the highest id of the answer
         comes to the consumer. While the store is away there is no answer.
         """
         self._feeds.replay(queue, consumer, cursor, answer)

@@ -383,12 +383,11 @@ class Feed:
             self._count_missed(head.prev)
             self.pos, self.bpos = head.pos, head.bpos
             self._handed_pos = max(self._handed_pos, self.pos)
-            self._broadcast(chunk_entries(chunk), head.prev + 1)
+            self._broadcast(chunk_entries(chunk), head.base)
 
-    def _broadcast(self, entries: list[bytes], first: int) -> None:
-        queue = self.queue
-        messages = [decode_entry(queue, entry, pos) for pos, entry in enumerate(entries, first)]
-        batch = Batch(messages, sum(map(len, entries)), epoch=self.epoch)
+    def _broadcast(self, entries: list[bytes], base: int) -> None:
+        messages = [decode_entry(self.queue, entry, base) for entry in entries]
+        batch = Batch(messages, sum(map(len, entries)), epoch=self.epoch, base=base)
         parts = self._parts_of_returned(batch) if messages[0].id <= self._last_id else None
         with_a_kernel = False
         for slot in list(self._slots.values()):
@@ -409,7 +408,7 @@ class Feed:
             since = max(slot.had_chunks, oldest)
             if since not in by_oldest:
                 new = self._not_had(since, batch.messages)
-                by_oldest[since] = Batch(new, batch.size, epoch=self.epoch) if new else None
+                by_oldest[since] = batch.part(new) if new else None
             parts[slot.had_chunks] = by_oldest[since]
         return parts
 

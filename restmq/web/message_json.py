@@ -1,8 +1,9 @@
 """A message as a JSON object, as all that is new gives it: HTTP, streams, WebSocket.
 
 ``{"queue", "id", "content_type", "body", "encoding", "created_at"}``, then ``cursor`` where it was
-broadcast, and ``receipt`` and ``lease_until`` under a lease. The body is the JSON as it was sent
-(``encoding`` "json"), a string ("text"), or base64 ("base64"). Times are RFC 3339, UTC, milliseconds.
+broadcast in the order of ids, and ``receipt`` and ``lease_until`` under a lease. The body is the JSON
+as it was sent (``encoding`` "json"), a string ("text"), or base64 ("base64"). Times are RFC 3339, UTC,
+milliseconds.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ def members(message: Message, epoch: int = 0) -> bytes:
         encoding,
         rfc3339(message.created_ms),
     )
-    if message.pos:
-        return b'%b,"cursor":"%d-%d"' % (text, epoch, message.pos)
+    if message.placed:
+        return b'%b,"cursor":"%d-%d"' % (text, epoch, message.id)
     return text
 
 

@@ -102,9 +102,9 @@ class Frames(PerLife):
         """``missed``."""
         return self.say("missed", {"queue": queue, "missed": count})
 
-    def gap(self, gap: Gap) -> bytes:
+    def gap(self, gap: Gap, cursor: str) -> bytes:
         """``gap``."""
-        return self.say("gap", gap._asdict())
+        return self.say("gap", {**gap._asdict(), "cursor": cursor})
 
 
 @cache
