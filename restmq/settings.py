@@ -82,6 +82,12 @@ class Settings:
     syslog_fields: bool = False
     stop_timeout: float = 10.0
     processes: int = 1
+    events_age: float = 86400.0
+    events_count: int = 100_000
+    events_bytes: int = 268_435_456
+    events_short_age: float = 120.0
+    events_retention: tuple[str, ...] = ()
+    max_wait: float = 50.0
 
     @property
     def embedded(self) -> bool:
@@ -215,6 +221,20 @@ def _redis_url(text: str) -> str:
     return text
 
 
+_EVENTS_RULE = re.compile(
+    r"(?:[^\s./*#=]+|\*\*?|#)(?:\.(?:[^\s./*#=]+|\*\*?|#)){0,31}=[0-9]{1,8}(?:\.[0-9]{1,3})?"
+    r"(?::[0-9]{1,12}(?::[0-9]{1,14}(?:KiB|MiB|GiB|))?)?"
+)
+
+
+def _events_rule(text: str) -> str:
+    if not _EVENTS_RULE.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is not PATTERN=SECONDS[:COUNT[:BYTES]], such as log.**=3600:10000:16MiB"
+        )
+    return _text(text)
+
+
 # -- the table ------------------------------------------------------------------------------------
 
 
@@ -320,6 +340,16 @@ OPTIONS: tuple[Option, ...] = (
     _option("syslog-fields", _flag, "twistd syslogd: tell what RFC 3164 headers say, too"),
     _option("stop-timeout", _seconds, "seconds in which requests and streams end at a stop"),
     _option("processes", _whole(1, 256), "processes that serve, on the same ports and store"),
+    _option("events-age", _seconds, "seconds for which events are kept"),
+    _option("events-count", _whole(1, 100_000_000), "most events of a log that are kept"),
+    _option("events-bytes", _size(1, 1 << 40), "most bytes of them"),
+    _option("events-short-age", _seconds, "seconds for which events published under /e/ are kept"),
+    _option(
+        "events-retention",
+        _events_rule,
+        "retention of the topics of a pattern: PATTERN=SECONDS:COUNT:BYTES (0: no limit)",
+    ),
+    _option("max-wait", _seconds, "longest time a poll may wait"),
 )
 
 BY_NAME = {option.name: option for option in OPTIONS}

@@ -149,6 +149,7 @@ def test_every_option_can_be_given_in_each_place() -> None:
         "syslog-listen": "::1",
         "syslog-queue": "hostname",
         "syslog-fields": "true",
+        "events-retention": "log.**=60:1000:1MiB",
     }
     for option in OPTIONS:
         text = texts.get(option.name, "101")
@@ -499,6 +500,12 @@ def test_print_config_shows_each_value_and_where_it_came_from() -> None:
         "syslog-fields = false                            # default",
         "stop-timeout = 10.0                              # default",
         "processes = 1                                    # default",
+        "events-age = 86400.0                             # default",
+        "events-count = 100000                            # default",
+        "events-bytes = 268435456                         # default",
+        "events-short-age = 120.0                         # default",
+        "events-retention = []                            # default",
+        "max-wait = 50.0                                  # default",
     ]
 
 

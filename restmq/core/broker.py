@@ -11,6 +11,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from restmq.core.commands import Replay
+from restmq.core.event_wire import LogScripts
+from restmq.core.events import Events
 from restmq.core.feeds import TICK_SECONDS, Feeds
 from restmq.core.observers import Observers
 from restmq.core.port import Consumer
@@ -23,6 +25,7 @@ from restmq.redis.connection import Store
 from restmq.redis.keys import Keys
 from restmq.redis.pipeline import encode
 from restmq.redis.scripts import load
+from restmq.rules.retention import Limits, Retention, parse_rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -63,6 +66,7 @@ class Broker:
         self._feeds = Feeds(reactor, self._store, queue_scripts, self.daemon)
         self._observers = Observers(self._store, queue_scripts)
         self._presence = Presence(reactor, self._store, queue_scripts, self.daemon)
+        self.events = Events(reactor, self._store, LogScripts(keys, scripts), _retention(settings))
         self._ticking = task.LoopingCall(self._tick)
         self._ticking.clock = reactor
         self._store.on_ready = self._store_ready
@@ -92,6 +96,7 @@ class Broker:
         while not self._feeds.empty and self._store.ready and self._reactor.seconds() < deadline:
             await task.deferLater(self._reactor, 0.01)
         await self._store.stop()
+        self.events.stop()
 
     # ---- messages: `add`, `add_texts` and `pop` are those of Queues
 
@@ -227,13 +232,17 @@ class Broker:
         self._feeds.tick()
         self._observers.tick()
         self._presence.tick()
+        self.events.tick()
 
     def _channel(self, up: bool) -> None:
         self._feeds.channel(up)
+        self.events.channel(up)
         if up:
             self._observers.channel_up()
 
     def _message(self, message: Any) -> None:
+        if self.events.message(message):
+            return
         kind, channel, content = message
         if kind != b"message" or not self._observers.received(channel, content):
             self._feeds.message(message)
@@ -241,6 +250,17 @@ class Broker:
     def _store_ready(self) -> None:
         self._queues.reconnected()
         self._feeds.store_back()
+        self.events.store_back()
+
+
+def _retention(settings: Settings) -> Retention:
+    """How long events are kept."""
+    count, size = settings.events_count, settings.events_bytes
+    return Retention(
+        Limits(round(settings.events_age * 1000), count, size),
+        Limits(round(settings.events_short_age * 1000), count, size),
+        [parse_rule(text) for text in settings.events_retention],
+    )
 
 
 def _first_error(failure: Failure) -> Failure:

@@ -1,4 +1,4 @@
-"""The Lua scripts: read from ``lua/``, put together with ``common.lua``, named by their SHA-1."""
+"""The Lua scripts: read from ``lua/``, put together with ``common.lua`` (``log_common.lua``), named by their SHA-1."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,6 +13,10 @@ NAMES = (
     "inspect",
     "join",
     "leave",
+    "log_append",
+    "log_read",
+    "log_state",
+    "log_trim",
     "observe",
     "peek",
     "pop",
@@ -39,9 +43,16 @@ class Script(NamedTuple):
 def load(names: Sequence[str] = NAMES) -> dict[str, Script]:
     """Read and assemble these scripts, by name."""
     folder = files("restmq.redis") / "lua"
-    common = (folder / "common.lua").read_text("utf-8")
+    common = {
+        name: (folder / f"{name}.lua").read_text("utf-8") for name in ("common", "log_common")
+    }
     return {
-        name: _assemble(name, (folder / f"{name}.lua").read_text("utf-8"), common) for name in names
+        name: _assemble(
+            name,
+            (folder / f"{name}.lua").read_text("utf-8"),
+            common["log_common" if name.startswith("log_") else "common"],
+        )
+        for name in names
     }
 
 
