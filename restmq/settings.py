@@ -60,6 +60,7 @@ class Settings:
     origins: tuple[str, ...] = ()
     jsonp: bool = False
     open: bool = False
+    events_open: bool = False
     idle_timeout: float = 75.0
     max_request_line: int = 16384
     max_header_line: int = 16384
@@ -82,6 +83,12 @@ class Settings:
     syslog_fields: bool = False
     stop_timeout: float = 10.0
     processes: int = 1
+    events_age: float = 86400.0
+    events_count: int = 100_000
+    events_bytes: int = 268_435_456
+    events_short_age: float = 120.0
+    events_retention: tuple[str, ...] = ()
+    max_wait: float = 50.0
 
     @property
     def embedded(self) -> bool:
@@ -215,6 +222,20 @@ def _redis_url(text: str) -> str:
     return text
 
 
+_EVENTS_RULE = re.compile(
+    r"(?:[^\s./*#=]+|\*\*?|#)(?:\.(?:[^\s./*#=]+|\*\*?|#)){0,31}=[0-9]{1,8}(?:\.[0-9]{1,3})?"
+    r"(?::[0-9]{1,12}(?::[0-9]{1,14}(?:KiB|MiB|GiB|))?)?"
+)
+
+
+def _events_rule(text: str) -> str:
+    if not _EVENTS_RULE.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is not PATTERN=SECONDS[:COUNT[:BYTES]], such as log.**=3600:10000:16MiB"
+        )
+    return _text(text)
+
+
 # -- the table ------------------------------------------------------------------------------------
 
 
@@ -287,6 +308,7 @@ OPTIONS: tuple[Option, ...] = (
     _option("origin", _origin, "origin whose web pages may use this broker", field="origins"),
     _option("jsonp", _flag, "let web pages of other sites read by JSONP"),
     _option("open", _flag, "listen beyond loopback without any access rule"),
+    _option("events-open", _flag, "let everybody use /e/ without a token: RSE's test mode"),
     _option("idle-timeout", _seconds, "seconds after which an idle connection is closed"),
     _option("max-request-line", _size(64, _GIB), "longest request line"),
     _option("max-header-line", _size(64, _GIB), "longest header line"),
@@ -320,6 +342,16 @@ OPTIONS: tuple[Option, ...] = (
     _option("syslog-fields", _flag, "twistd syslogd: tell what RFC 3164 headers say, too"),
     _option("stop-timeout", _seconds, "seconds in which requests and streams end at a stop"),
     _option("processes", _whole(1, 256), "processes that serve, on the same ports and store"),
+    _option("events-age", _seconds, "seconds for which events are kept"),
+    _option("events-count", _whole(1, 100_000_000), "most events of a log that are kept"),
+    _option("events-bytes", _size(1, 1 << 40), "most bytes of them"),
+    _option("events-short-age", _seconds, "seconds for which events published under /e/ are kept"),
+    _option(
+        "events-retention",
+        _events_rule,
+        "retention of the topics of a pattern: PATTERN=SECONDS:COUNT:BYTES (0: no limit)",
+    ),
+    _option("max-wait", _seconds, "longest time a poll may wait"),
 )
 
 BY_NAME = {option.name: option for option in OPTIONS}

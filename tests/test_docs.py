@@ -15,6 +15,7 @@ PROGRAMS = {
     "protocol": RESTMQD,
     "streams": RESTMQD,
     "xmlrpc": RESTMQD,
+    "rse": RESTMQD,
     "collectd": twistd("collectd"),
 }
 PROGRAMS["syslog"] = twistd("syslogd")

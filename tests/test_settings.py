@@ -145,10 +145,12 @@ def test_every_option_can_be_given_in_each_place() -> None:
         "origin": "https://a",
         "jsonp": "true",
         "open": "true",
+        "events-open": "true",
         "websocket-compression": "true",
         "syslog-listen": "::1",
         "syslog-queue": "hostname",
         "syslog-fields": "true",
+        "events-retention": "log.**=60:1000:1MiB",
     }
     for option in OPTIONS:
         text = texts.get(option.name, "101")
@@ -477,6 +479,7 @@ def test_print_config_shows_each_value_and_where_it_came_from() -> None:
         "origin = []                                      # default",
         "jsonp = true                                     # environment variable RESTMQ_JSONP",
         "open = false                                     # default",
+        "events-open = false                              # default",
         "idle-timeout = 75.0                              # default",
         "max-request-line = 16384                         # default",
         "max-header-line = 16384                          # default",
@@ -499,6 +502,12 @@ def test_print_config_shows_each_value_and_where_it_came_from() -> None:
         "syslog-fields = false                            # default",
         "stop-timeout = 10.0                              # default",
         "processes = 1                                    # default",
+        "events-age = 86400.0                             # default",
+        "events-count = 100000                            # default",
+        "events-bytes = 268435456                         # default",
+        "events-short-age = 120.0                         # default",
+        "events-retention = []                            # default",
+        "max-wait = 50.0                                  # default",
     ]
 
 

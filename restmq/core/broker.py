@@ -11,6 +11,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from restmq.core.commands import Replay
+from restmq.core.event_wire import LogScripts
+from restmq.core.events import Events
 from restmq.core.feeds import TICK_SECONDS, Feeds
 from restmq.core.jobs import Jobs
 from restmq.core.observers import Observers
@@ -19,6 +21,7 @@ from restmq.core.presence import Presence
 from restmq.core.queues import Queues
 from restmq.core.reaper import Reaper
 from restmq.core.scripted import QueueScripts
+from restmq.core.tokens import Tokens
 from restmq.core.waiting import Waiting
 from restmq.errors import StoreError
 from restmq.message import Mode, Peeked, Policy, QueueInfo
@@ -26,6 +29,7 @@ from restmq.redis.connection import Store
 from restmq.redis.keys import Keys
 from restmq.redis.pipeline import encode
 from restmq.redis.scripts import load
+from restmq.rules.retention import Limits, Retention, parse_rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -66,6 +70,8 @@ class Broker:
         self._feeds = Feeds(reactor, self._store, queue_scripts, self.daemon)
         self._observers = Observers(self._store, queue_scripts)
         self._presence = Presence(reactor, self._store, queue_scripts, self.daemon)
+        self.events = Events(reactor, self._store, LogScripts(keys, scripts), _retention(settings))
+        self.tokens = Tokens(reactor, self._store, keys)
         self._ticking = task.LoopingCall(self._tick)
         self._ticking.clock = reactor
         self._store.on_ready = self._store_ready
@@ -108,6 +114,7 @@ class Broker:
         while not self._feeds.empty and self._store.ready and self._reactor.seconds() < deadline:
             await task.deferLater(self._reactor, 0.01)
         await self._store.stop()
+        self.events.stop()
 
     # ---- messages: `add`, `add_texts` and `pop` are those of Queues
 
@@ -195,6 +202,21 @@ class Broker:
         self._store.read(encode(b"PING"), replied)
         return done
 
+    def store_facts(self) -> Deferred[dict[str, str]]:
+        """What the store says of itself (INFO), by name. Fails with a StoreError."""
+        done: Deferred[dict[str, str]] = Deferred()
+
+        def replied(reply: Any) -> None:
+            if isinstance(reply, StoreError):
+                done.errback(reply)
+                return
+            lines = reply.decode("utf-8", "replace").splitlines()
+            pairs = (line.partition(":") for line in lines)
+            done.callback({name: value for name, colon, value in pairs if colon})
+
+        self._store.send(encode(b"INFO"), replied)
+        return done
+
     @property
     def description(self) -> str:
         """The store in the words of the original's ``redis`` member."""
@@ -256,14 +278,18 @@ class Broker:
         self._observers.tick()
         self._presence.tick()
         self._waiting.tick()
+        self.events.tick()
 
     def _channel(self, up: bool) -> None:
         self._feeds.channel(up)
         self._waiting.channel(up)
+        self.events.channel(up)
         if up:
             self._observers.channel_up()
 
     def _message(self, message: Any) -> None:
+        if self.events.message(message):
+            return
         kind, channel, content = message
         if self._waiting.message(kind, channel):
             return
@@ -274,6 +300,17 @@ class Broker:
         self._queues.reconnected()
         self._feeds.store_back()
         self._reaper.store_back()
+        self.events.store_back()
+
+
+def _retention(settings: Settings) -> Retention:
+    """How long events are kept."""
+    count, size = settings.events_count, settings.events_bytes
+    return Retention(
+        Limits(round(settings.events_age * 1000), count, size),
+        Limits(round(settings.events_short_age * 1000), count, size),
+        [parse_rule(text) for text in settings.events_retention],
+    )
 
 
 def _first_error(failure: Failure) -> Failure:

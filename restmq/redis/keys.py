@@ -22,10 +22,19 @@ key                       type        holds
 ``<p>due:{all}``          sorted set  queues by when to look at them, ms
 ``<p>due:{all}:claimed``  sorted set  those that a daemon looks at, by when another takes over
 ``<p>queues:<n>``         set         names of the queues of shard n (0-63)
+``<p>tokens``             hash        SHA-256 of a token for ``/e/`` -> what is known of it
 ``<p>{q}:out``            channel     broadcast chunks; ``P`` when the queue is purged
 ``<p>{q}:to:<daemon>``    channel     chunks dealt to this daemon, and acknowledgements of those
 ``<p>{q}:see``            channel     copies of what is added, while somebody observes
 ``<p>{q}:wake``           channel     something is ready, while somebody waits in a long poll
+``<p>log:{l}``            hash        numbers of the event log ``l`` (log_common.lua)
+``<p>log:{l}:i``          sorted set  index of its events by topic, then id
+``<p>log:{l}:g``          sorted set  topic -> the highest id of it that is kept no more
+``<p>log:{l}:b``          hash        bindings: name -> pattern and queue
+``<p>log:{l}:o``          stream      outbox: events on their way into bound queues
+``<p>log:{l}:e<n>``       stream      its events whose retention is of class n (0-15)
+``<p>log:{l}:out``        channel     chunks of events as they are appended
+``<p>logs``               set         names of the event logs
 ========================  ==========  ===================================================
 
 ``<p>`` is the prefix (``restmq:`` unless set), and in a database other than 0 its number and a
@@ -38,6 +47,10 @@ from zlib import crc32
 
 SHARDS = 64
 
+LOG_CLASSES = 16
+"""How many classes of retention an event log has."""
+
+_LOG_SUFFIXES = (b"", b":i", b":g", b":b", b":o", *(b":e%d" % n for n in range(LOG_CLASSES)))
 _SUFFIXES = (
     *(b"", b":l", b":w", b":r", b":c", b":t", b":m", b":h", b":p"),
     *(b":y", b":j", b":x", b":d", b":k"),
@@ -94,6 +107,23 @@ class Keys:
         """The set that lists this queue."""
         return b"%squeues:%d" % (self.prefix, crc32(name.encode("utf-8")) % SHARDS)
 
+    def tokens(self) -> bytes:
+        """The tokens of clients of ``/e/``."""
+        return self.prefix + b"tokens"
+
     def shards(self) -> list[bytes]:
         """All sets that list queues."""
         return [b"%squeues:%d" % (self.prefix, n) for n in range(SHARDS)]
+
+    def log(self, name: str) -> tuple[bytes, ...]:
+        """The keys of an event log in the order of the KEYS of the log scripts."""
+        base = b"%slog:{%s}" % (self.prefix, name.encode("ascii"))
+        return tuple(base + suffix for suffix in _LOG_SUFFIXES)
+
+    def log_channel(self, name: str) -> bytes:
+        """The channel of what is appended to an event log."""
+        return self.log(name)[0] + b":out"
+
+    def logs(self) -> bytes:
+        """The set that lists the event logs."""
+        return self.prefix + b"logs"

@@ -1,7 +1,7 @@
-"""The Lua scripts: read from ``lua/``, put together with ``common.lua``, named by their SHA-1."""
+"""The Lua scripts: read from ``lua/``, put together with ``common.lua`` (``log_common.lua``), named by their SHA-1."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -17,6 +17,10 @@ NAMES = (
     "inspect",
     "join",
     "leave",
+    "log_append",
+    "log_read",
+    "log_state",
+    "log_trim",
     "observe",
     "peek",
     "pop",
@@ -57,15 +61,24 @@ class Script(NamedTuple):
 def load(names: Sequence[str] = NAMES) -> dict[str, Script]:
     """Read and assemble these scripts, by name."""
     folder = files("restmq.redis") / "lua"
-    common, jobs = [(folder / f"{shared}.lua").read_text("utf-8") for shared in ("common", "jobs")]
+    shared = {
+        name: (folder / f"{name}.lua").read_text("utf-8")
+        for name in ("common", "jobs", "log_common")
+    }
     return {
         name: _assemble(
             name,
-            (folder / f"{name}.lua").read_text("utf-8").replace(JOBS, f"{jobs}\n"),
-            "" if name in ALONE else common,
+            (folder / f"{name}.lua").read_text("utf-8").replace(JOBS, f"{shared['jobs']}\n"),
+            _common(name, shared),
         )
         for name in names
     }
+
+
+def _common(name: str, shared: Mapping[str, str]) -> str:
+    if name in ALONE:
+        return ""
+    return shared["log_common" if name.startswith("log_") else "common"]
 
 
 def _assemble(name: str, text: str, common: str) -> Script:

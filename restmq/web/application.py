@@ -20,6 +20,8 @@ from restmq.web.rest import (
     Stats,
     StatsAll,
 )
+from restmq.web.rse import Channel
+from restmq.web.rse_health import RseHealth
 from restmq.web.v1.leases import Ack, Nack
 from restmq.web.v1.problems import ErrorPage
 from restmq.web.v1.queues import Messages, Settings
@@ -49,6 +51,8 @@ ROUTES: Final[tuple[Rule, ...]] = (
     (r"/j/(.*)", Jobs),  #         GET c: page of one queue
     (r"/ws/(.*)", WebSocket),  #      GET w: push and echo
     (r"/sse/(.*)", Sse),  #        GET comet: stream
+    (r"/e/health", RseHealth),  #  GET none
+    (r"/e/(.*)", Channel),  #      GET c: read; p: post by JSONP; POST p. Both want a token
     (r"/v1/queues/(.+)/stream", QueueStream),  #     GET comet
     (r"/v1/queues/(.+)/messages", Messages),  #      POST p: put
     (r"/v1/queues/(.+)/settings", Settings),  #      GET c, PUT PATCH p

@@ -154,7 +154,8 @@ class Exchange:
     ``open`` is True until then; ``streaming`` from ``start_stream`` on; ``chunked`` says
     whether what a stream sends must be framed by ``chunk``. ``keep_alive`` may be set to
     False before the response begins. ``on_closing`` is called, maybe more than once, when the
-    daemon is about to end, and shall ``finish`` the stream; a stream that sets none is finished.
+    daemon is about to end, and shall ``finish`` the stream, or answer what still waits; a stream
+    that sets none is finished.
     """
 
     # Class attributes are the defaults: an exchange that streams nothing sets four of its own.
@@ -314,8 +315,12 @@ class Exchange:
     def closing(self) -> None:
         """The daemon is about to end: this response is the connection's last, a stream ends now."""
         self.keep_alive = False
-        if self._endless and self._channel is not None:
-            (self.on_closing or self.finish)()
+        if self._channel is None:
+            return
+        if self.on_closing is not None:
+            self.on_closing()
+        elif self._endless:
+            self.finish()
 
     def abort(self) -> None:
         """Cut the connection: the response cannot be completed. ``gone`` fires."""

@@ -1,0 +1,170 @@
+"""The newest events of a log in a daemon's memory: no I/O, no clock.
+
+A tail knows all events behind ``start`` up to ``last``; it says nothing of what lies before. It holds
+MAX_EVENTS and MAX_BYTES at most. What pollers of the same topic or patterns share is found once.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from operator import attrgetter
+from typing import NamedTuple
+
+from restmq.event import Event, EventCursor
+from restmq.rules.selection import Selection
+
+MAX_EVENTS = 20_000
+MAX_BYTES = 33_554_432
+SLACK = 8
+"""Cut when there is an eighth too much, so that it is done seldom."""
+
+VIEWS = 4096
+"""How many selections have their events listed; the one that was asked for longest ago goes first."""
+
+_ID = attrgetter("id")
+
+
+class Query(NamedTuple):
+    """What a reader asks: at most ``limit`` events behind a cursor, but those it leaves out."""
+
+    selection: Selection
+    cursor: EventCursor
+    limit: int
+    newest_first: bool = False
+    leave_out: Callable[[Event], bool] | None = None
+
+
+class Cut(NamedTuple):
+    """What a tail has for a reader: ``more`` says that the limit cut it."""
+
+    events: list[Event]
+    more: bool
+
+
+class _View:
+    """The events of one selection in a tail, up to ``seen``."""
+
+    __slots__ = ("_chosen", "_selection", "events", "seen")
+
+    def __init__(self, selection: Selection, start: int) -> None:
+        self.events: list[Event] = []
+        self.seen = start
+        self._selection = selection
+        self._chosen: dict[str, bool] = {}
+
+    def extend(self, events: Iterable[Event], seen: int) -> None:
+        """Take what is chosen of these; ``seen`` is how far they go."""
+        chosen = self._chosen
+        for event in events:
+            topic = event.topic
+            known = chosen.get(topic)
+            if known is None:
+                if len(chosen) >= VIEWS:
+                    chosen.clear()
+                known = chosen[topic] = self._selection.matches(topic)
+            if known:
+                self.events.append(event)
+        self.seen = seen
+
+    def cut(self, start: int) -> None:
+        """Forget what lies before the tail's start."""
+        if self.events and self.events[0].id <= start:
+            del self.events[: bisect_right(self.events, start, key=_ID)]
+
+
+class Tail:
+    """The events of one log, of one life of the store, behind ``start``."""
+
+    def __init__(self, epoch: int, start: int) -> None:
+        self.epoch = epoch
+        self.start = start
+        self.last = start
+        self._events: list[Event] = []
+        self._bytes = 0
+        self._by_topic: dict[str, list[Event]] = {}
+        self._views: dict[Selection, _View] = {}
+
+    def append(self, events: list[Event], last: int) -> None:
+        """What follows on ``self.last``, up to ``last``, in order."""
+        self._events += events
+        self.last = last
+        by_topic = self._by_topic
+        for event in events:
+            self._bytes += len(event.body)
+            of_topic = by_topic.get(event.topic)
+            if of_topic is None:
+                by_topic[event.topic] = [event]
+            else:
+                of_topic.append(event)
+        if len(self._events) > MAX_EVENTS + MAX_EVENTS // SLACK or self._bytes > MAX_BYTES:
+            self._cut()
+
+    def _cut(self) -> None:
+        keep, size = 0, 0
+        most = MAX_BYTES - MAX_BYTES // SLACK
+        for event in reversed(self._events):
+            size += len(event.body)
+            if keep == MAX_EVENTS or (size > most and keep):
+                break
+            keep += 1
+        gone = self._events[: len(self._events) - keep]
+        del self._events[: len(gone)]
+        counts: dict[str, int] = {}
+        for event in gone:
+            self._bytes -= len(event.body)
+            counts[event.topic] = counts.get(event.topic, 0) + 1
+        for topic, count in counts.items():
+            of_topic = self._by_topic[topic]
+            del of_topic[:count]
+            if not of_topic:
+                del self._by_topic[topic]
+        if gone:
+            self.start = gone[-1].id
+
+    def _of(self, selection: Selection) -> list[Event]:
+        """All events of a selection."""
+        if not selection.patterns and len(selection.topics) == 1:
+            (topic,) = selection.topics
+            return self._by_topic.get(topic, [])
+        view = self._views.pop(selection, None)
+        if view is None:
+            if len(self._views) >= VIEWS:
+                del self._views[next(iter(self._views))]
+            view = _View(selection, self.start)
+        self._views[selection] = view
+        if view.seen < self.last:
+            at = bisect_right(self._events, view.seen, key=_ID)
+            view.extend(self._events[at:], self.last)
+        view.cut(self.start)
+        return view.events
+
+    def read(self, query: Query, now_ms: int) -> Cut | None:
+        """What the tail has for a reader; None if it cannot tell.
+
+        It cannot where its events do not reach back so far, or some are past their time by now.
+        """
+        after, limit, leave_out = query.cursor.id, query.limit, query.leave_out
+        if not self.start <= after <= self.last:
+            return None
+        events = self._of(query.selection)
+        at = bisect_right(events, after, key=_ID) if events else 0
+        if at == len(events):
+            return Cut([], False)
+        # What fits is cut out before it is looked at, unless somebody leaves out what he likes.
+        if leave_out is not None:
+            found = [event for event in events[at:] if not leave_out(event)]
+        elif query.newest_first:
+            found = events[max(at, len(events) - limit - 1) :]
+        else:
+            found = events[at : at + limit + 1]
+        oldest = events[at]
+        if _over(oldest, now_ms) or any(_over(event, now_ms) for event in found):
+            return None
+        if query.newest_first:
+            found = found[::-1]
+        return Cut(found[:limit], len(found) > limit)
+
+
+def _over(event: Event, now_ms: int) -> bool:
+    return 0 < event.expires_ms <= now_ms

@@ -1,0 +1,120 @@
+-- Purpose: what the scripts of event logs share; scripts.py puts it in front of each log_*.lua.
+-- Atomic: it is part of the script that uses it, never run alone.
+-- KEYS: 1 hash of the log, 2 :i index, 3 :g what was trimmed, 4 :b bindings, 5 :o outbox,
+--       6.. :e0 :e1 ... entries, a stream for each class of retention (see keys.py)
+-- ARGV: 1 now in ms ("0": the server's clock); the rest belongs to the script.
+-- Returns: nothing.
+--
+-- Hash     id (the last given), epoch, was and upto (the epoch before, and its last id that is here),
+--          gone (see :g), bv (version of the bindings), b0 b1 ... (bytes in each class).
+-- Entry    I7 id, I6 created ms, I6 expires ms (0: never), payload.
+-- Payload  I1 n, topic (n bytes), I1 n, content type, I2 n, headers, body.
+-- Index    members topic, \0, I7 id, I1 class, all scored 0: byte order is topic, then id.
+-- Trimmed  topic -> highest id of it that is kept no more. Of the TRIMMED latest topics; what was
+--          forgotten of others is at or below the field gone.
+-- Chunk    'e', I7 epoch, I7 prev, I7 last, I4 n, n x I4 lengths, entries: covers prev+1 .. last.
+-- Limits   for each class I6 age ms (0: for ever), I6 count, I6 bytes (0: as many as there are).
+
+local Q, INDEX, GONE, BINDINGS, OUTBOX, ENTRIES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], 6
+local CLASSES = #KEYS - 5
+local MAX_BYTES = 1048576      -- of one answer
+local STEP, STEP_BYTES = 64, 4194304
+local TRIMMED = 4096           -- topics of which is known up to where they are trimmed
+local HEAD = 19                -- bytes of an entry before its payload
+local call, pack, unpack_bytes, sub, byte = redis.call, struct.pack, struct.unpack, string.sub, string.byte
+
+local function clock()
+  if ARGV[1] ~= '0' then return tonumber(ARGV[1]) end
+  local t = call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+-- Numbers above 2^31 must not reach Redis in the form 1.7e+12.
+local function text(n) return string.format('%.0f', n) end
+
+-- A script that writes in several places looks at the types of all first: nothing is rolled back.
+local function check_types()
+  for i, key in ipairs(KEYS) do
+    local kind = call('TYPE', key).ok
+    local wanted = 'stream'
+    if i == 1 or i == 4 then wanted = 'hash' elseif i == 2 or i == 3 then wanted = 'zset' end
+    if kind ~= 'none' and kind ~= wanted then
+      error({err = 'WRONGTYPE ' .. key .. ' is a ' .. kind .. ', not a ' .. wanted})
+    end
+  end
+end
+
+local function load_log()
+  local v = call('HMGET', Q, 'id', 'epoch', 'was', 'upto', 'gone', 'bv')
+  return {known = v[1], id = tonumber(v[1] or 0), epoch = tonumber(v[2] or 0), was = tonumber(v[3] or 0),
+          upto = tonumber(v[4] or 0), gone = tonumber(v[5] or 0), bindings = v[6] or '0'}
+end
+
+-- The store lost time if somebody has seen a higher id or a later epoch: ids must rise all the same,
+-- and who reads must learn of it by another epoch.
+local function mend(s, now, floor, epoch)
+  if s.known == false then
+    if floor == 0 and epoch == 0 then return end
+    s.known, s.id, s.epoch = 'new', floor > 0 and floor + 1000000 or 0, math.max(now, epoch + 1)
+  elseif s.id < floor or s.epoch < epoch then
+    s.was, s.upto = s.epoch, s.id
+    s.id, s.epoch = math.max(s.id, floor) + 1000000, math.max(now, s.epoch + 1, epoch + 1)
+  else
+    return
+  end
+  call('HSET', Q, 'id', text(s.id), 'epoch', text(s.epoch), 'was', text(s.was), 'upto', text(s.upto))
+end
+
+local function topic_of(e) return sub(e, HEAD + 2, HEAD + 1 + byte(e, HEAD + 1)) end
+
+local function index_member(e, class)
+  return topic_of(e) .. '\0' .. sub(e, 1, 7) .. string.char(class)
+end
+
+local function is_over(e, now)
+  local expires = unpack_bytes('>I6', e, 14)
+  return expires > 0 and expires <= now
+end
+
+-- Take what a class holds too much of from its oldest end: at most `most` entries.
+-- Returns how many are gone.
+local function trim(class, now, limits, most)
+  local key = KEYS[ENTRIES + class]
+  local count = call('XLEN', key)
+  if count == 0 then return 0 end
+  local _, most_count, most_bytes = unpack_bytes('>I6I6I6', limits, 18 * class + 1)
+  local size = tonumber(call('HGET', Q, 'b' .. class) or 0)
+  local gone, last, over, taken, step = 0, nil, true, 0, 1
+  local members, topics = {}, {}
+  while over and gone < most and taken < STEP_BYTES do
+    local found = call('XRANGE', key, last and '(' .. last or '-', '+', 'COUNT', step)
+    step = STEP
+    if #found == 0 then break end
+    for _, item in ipairs(found) do
+      local e = item[2][2]
+      over = is_over(e, now) or (most_count > 0 and count - gone > most_count)
+        or (most_bytes > 0 and size > most_bytes)
+      if not over or gone == most then break end
+      gone, last, size, taken = gone + 1, item[1], size - #e, taken + #e
+      members[#members + 1] = index_member(e, class)
+      topics[topic_of(e)] = (unpack_bytes('>I7', e))
+    end
+  end
+  if gone == 0 then return 0 end
+  for i = 1, gone, 500 do call('ZREM', INDEX, unpack(members, i, math.min(i + 499, gone))) end
+  for topic, id in pairs(topics) do call('ZADD', GONE, 'GT', text(id), topic) end
+  local forgotten = call('ZCARD', GONE) - TRIMMED
+  if forgotten > 0 then
+    local out = call('ZPOPMIN', GONE, forgotten)
+    call('HSET', Q, 'gone', out[#out])
+  end
+  if gone == count then
+    call('DEL', key)
+    size = 0
+  else
+    local ms = string.match(last, '^%d+')
+    call('XTRIM', key, 'MINID', '=', text(tonumber(ms) + 1))
+  end
+  call('HSET', Q, 'b' .. class, text(size))
+  return gone
+end

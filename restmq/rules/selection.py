@@ -1,0 +1,66 @@
+"""Which events a reader wants: of exact topics, or by patterns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from restmq.rules.topics import MANY, Pattern, parse_pattern
+
+
+class Selection:
+    """Topics, and patterns of topics. Two that say the same are equal.
+
+    ``topics`` are exact ones; ``patterns`` those with wildcards. Make one by `exact`, `parents`,
+    `below`, `matching` or `everything`.
+    """
+
+    __slots__ = ("_hash", "patterns", "topics")
+
+    def __init__(self, topics: frozenset[str], patterns: frozenset[Pattern]) -> None:
+        self.topics = topics
+        self.patterns = patterns
+        self._hash = hash((topics, patterns))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Selection):
+            return NotImplemented
+        return self.topics == other.topics and self.patterns == other.patterns
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @classmethod
+    def exact(cls, topic: str) -> Selection:
+        """One topic."""
+        return cls(frozenset((topic,)), frozenset())
+
+    @classmethod
+    def parents(cls, topic: str) -> Selection:
+        """A topic and all above it: of ``a.b.c`` also ``a.b`` and ``a``."""
+        words = topic.split(".")
+        return cls(
+            frozenset(".".join(words[:count]) for count in range(1, len(words) + 1)), frozenset()
+        )
+
+    @classmethod
+    def below(cls, topic: str) -> Selection:
+        """A topic and all below it."""
+        return cls(frozenset(), frozenset((Pattern((*topic.split("."), MANY)),)))
+
+    @classmethod
+    def matching(cls, patterns: Sequence[str]) -> Selection:
+        """All that one of the patterns chooses. Raises BadRequest for what is none."""
+        parsed = [parse_pattern(pattern) for pattern in patterns]
+        return cls(
+            frozenset(pattern.text for pattern in parsed if pattern.exact),
+            frozenset(pattern for pattern in parsed if not pattern.exact),
+        )
+
+    @classmethod
+    def everything(cls) -> Selection:
+        """The whole log."""
+        return cls(frozenset(), frozenset((Pattern((MANY,)),)))
+
+    def matches(self, topic: str) -> bool:
+        """Whether it chooses this topic."""
+        return topic in self.topics or any(pattern.matches(topic) for pattern in self.patterns)
