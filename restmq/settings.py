@@ -76,6 +76,14 @@ class Settings:
     heartbeat: float = 15.0
     lease: float = 30.0
     max_lease: float = 43200.0
+    max_batch: int = 10000
+    max_batch_bytes: int = 16777216
+    max_receive: int = 1000
+    max_wait: float = 50.0
+    max_user_headers: int = 32
+    max_user_header_bytes: int = 8192
+    max_queues: int = 100000
+    max_profiles: int = 1000
     websocket_compression: bool = False
     syslog_port: int = 25000
     syslog_listen: tuple[str, ...] = ()
@@ -88,7 +96,6 @@ class Settings:
     events_bytes: int = 268_435_456
     events_short_age: float = 120.0
     events_retention: tuple[str, ...] = ()
-    max_wait: float = 50.0
 
     @property
     def embedded(self) -> bool:
@@ -329,6 +336,14 @@ OPTIONS: tuple[Option, ...] = (
     _option("heartbeat", _seconds, "seconds between signs of life on a quiet stream"),
     _option("lease", _seconds, "seconds for which a message is leased unless the client says"),
     _option("max-lease", _seconds, "longest lease a client may ask for"),
+    _option("max-batch", _whole(1, 1000000), "most messages in a batch"),
+    _option("max-batch-bytes", _size(1, _GIB), "most bytes of its body"),
+    _option("max-receive", _whole(1, 100000), "most messages given out by one receive"),
+    _option("max-wait", _seconds, "most seconds a receive or a poll may wait"),
+    _option("max-user-headers", _whole(0, 1000), "most headers of a message"),
+    _option("max-user-header-bytes", _size(0, 65000), "most bytes of them"),
+    _option("max-queues", _whole(1, 100000000), "most queues that /v1 makes"),
+    _option("max-profiles", _whole(0, 100000), "most profiles"),
     _option("websocket-compression", _flag, "compress WebSocket messages for clients that can"),
     _option("syslog-port", _whole(0, 65535), "twistd syslogd: TCP and UDP port for syslog"),
     _option(
@@ -351,7 +366,6 @@ OPTIONS: tuple[Option, ...] = (
         _events_rule,
         "retention of the topics of a pattern: PATTERN=SECONDS:COUNT:BYTES (0: no limit)",
     ),
-    _option("max-wait", _seconds, "longest time a poll may wait"),
 )
 
 BY_NAME = {option.name: option for option in OPTIONS}
