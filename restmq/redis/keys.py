@@ -26,6 +26,11 @@ key                       type        holds
 ``<p>{q}:to:<daemon>``    channel     chunks dealt to this daemon, and acknowledgements of those
 ``<p>{q}:see``            channel     copies of what is added, while somebody observes
 ``<p>{q}:wake``           channel     something is ready, while somebody waits in a long poll
+``<p>schedules:{all}``    hash        name -> definition of a schedule (schedule_common.lua)
+``<p>schedules:{all}:s``  hash        name -> state: since when, last run ...
+``<p>schedules:{all}:m``  hash        name -> the message it puts
+``<p>schedules:{all}:o``  hash        outbox: name -> the run that is being put
+``<p>schedules:{all}:v``  string      version of the definitions
 ========================  ==========  ===================================================
 
 ``<p>`` is the prefix (``restmq:`` unless set), and in a database other than 0 its number and a
@@ -97,3 +102,8 @@ class Keys:
     def shards(self) -> list[bytes]:
         """All sets that list queues."""
         return [b"%squeues:%d" % (self.prefix, n) for n in range(SHARDS)]
+
+    def schedules(self) -> tuple[bytes, ...]:
+        """The keys of all schedules in the order of the KEYS of their scripts."""
+        base = b"%sschedules:{all}" % self.prefix
+        return tuple(base + suffix for suffix in (b"", b":s", b":m", b":o", b":v"))
