@@ -15,6 +15,7 @@ PROGRAMS = {
     "protocol": RESTMQD,
     "streams": RESTMQD,
     "settings": RESTMQD,
+    "schedules": RESTMQD,
     "xmlrpc": RESTMQD,
     "rse": RESTMQD,
     "collectd": twistd("collectd"),

@@ -22,6 +22,8 @@ from restmq.core.profiles import Profiles
 from restmq.core.queue_settings import QueueSettings
 from restmq.core.queues import Queues
 from restmq.core.reaper import Reaper
+from restmq.core.runs import Runs
+from restmq.core.schedules import Schedules, ScheduleScripts
 from restmq.core.scripted import QueueScripts
 from restmq.core.tokens import Tokens
 from restmq.core.waiting import Waiting
@@ -64,10 +66,11 @@ class Broker:
         self.clock: IReactorTime = reactor
         self._settings = settings
         self._address: StoreAddress | None = None
-        self._store = Store(reactor, scripts.values())
         named = settings.store_address
         keys = Keys(settings.redis_prefix, named.db if named else 0)
         self._keys = keys
+        schedule_scripts = ScheduleScripts(keys)
+        self._store = Store(reactor, [*scripts.values(), *schedule_scripts.scripts.values()])
         queue_scripts = QueueScripts(keys, scripts)
         self._queues = Queues(reactor, self._store, queue_scripts)
         self._feeds = Feeds(reactor, self._store, queue_scripts, self.daemon)
@@ -108,6 +111,8 @@ class Broker:
         self.find = self._jobs.find
         self.release = self._jobs.release
         self.redrive = self._jobs.redrive
+        self.schedules = Schedules(self._store, schedule_scripts)
+        self._runs = Runs(reactor, self._store, schedule_scripts, self.put)
 
     def start(self, address: StoreAddress) -> None:
         """Connect to the store, and stay connected."""
@@ -115,6 +120,7 @@ class Broker:
         self._store.start(address)
         self._ticking.start(TICK_SECONDS, now=False)
         self._reaper.start()
+        self._runs.start()
 
     def stop(self) -> Deferred[None]:
         """Hand back what consumers have not got, leave every queue, disconnect; fires then."""
@@ -125,6 +131,7 @@ class Broker:
             self._ticking.stop()
         self._reaper.stop()
         self._waiting.end()
+        self._runs.stop()
         self._feeds.leave_all()
         self._presence.stop()
         deadline = self._reactor.seconds() + LEAVE_SECONDS
@@ -332,6 +339,7 @@ class Broker:
         self._feeds.store_back()
         self._reaper.store_back()
         self.events.store_back()
+        self._runs.look()
 
 
 def _retention(settings: Settings) -> Retention:

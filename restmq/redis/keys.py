@@ -38,6 +38,11 @@ key                       type        holds
 ``<p>log:{l}:e<n>``       stream      its events whose retention is of class n (0-15)
 ``<p>log:{l}:out``        channel     chunks of events as they are appended
 ``<p>logs``               set         names of the event logs
+``<p>schedules:{all}``    hash        name -> definition of a schedule (schedule_common.lua)
+``<p>schedules:{all}:s``  hash        name -> state: since when, last run ...
+``<p>schedules:{all}:m``  hash        name -> the message it puts
+``<p>schedules:{all}:o``  hash        outbox: name -> the run that is being put
+``<p>schedules:{all}:v``  string      version of the definitions
 ========================  ==========  ===================================================
 
 ``<p>`` is the prefix (``restmq:`` unless set), and in a database other than 0 its number and a
@@ -140,3 +145,8 @@ class Keys:
     def logs(self) -> bytes:
         """The set that lists the event logs."""
         return self.prefix + b"logs"
+
+    def schedules(self) -> tuple[bytes, ...]:
+        """The keys of all schedules in the order of the KEYS of their scripts."""
+        base = b"%sschedules:{all}" % self.prefix
+        return tuple(base + suffix for suffix in (b"", b":s", b":m", b":o", b":v"))

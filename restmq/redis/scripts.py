@@ -1,7 +1,10 @@
-"""The Lua scripts: read from ``lua/``, put together with ``common.lua`` (``log_common.lua``), named by their SHA-1."""
+"""The Lua scripts: read from ``lua/``, put together with ``common.lua``, named by their SHA-1.
+
+Those of a family have a common part of their own: ``log_common.lua``, ``schedule_common.lua``.
+"""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -41,6 +44,18 @@ NAMES = (
 )
 """Those of the daemon. ``import`` is asked for by the one program that uses it."""
 
+SCHEDULE_NAMES = (
+    "schedule_change",
+    "schedule_claim",
+    "schedule_done",
+    "schedule_look",
+    "schedule_read",
+    "schedule_set",
+)
+
+FAMILIES = ("log_", "schedule_")
+"""With what the names of scripts begin that have other keys than a queue's."""
+
 COMMON = "-- common.lua stands here\n"
 """Where a script wants common.lua; without this line it comes first."""
 
@@ -62,24 +77,24 @@ class Script(NamedTuple):
 def load(names: Sequence[str] = NAMES) -> dict[str, Script]:
     """Read and assemble these scripts, by name."""
     folder = files("restmq.redis") / "lua"
-    shared = {
-        name: (folder / f"{name}.lua").read_text("utf-8")
-        for name in ("common", "jobs", "log_common")
-    }
+
+    def read(name: str) -> str:
+        return (folder / f"{name}.lua").read_text("utf-8")
+
+    jobs = read("jobs")
+    common = {family: read(f"{family}common") for family in ("", *FAMILIES)}
     return {
         name: _assemble(
             name,
-            (folder / f"{name}.lua").read_text("utf-8").replace(JOBS, f"{shared['jobs']}\n"),
-            _common(name, shared),
+            read(name).replace(JOBS, f"{jobs}\n"),
+            "" if name in ALONE else common[_family(name)],
         )
         for name in names
     }
 
 
-def _common(name: str, shared: Mapping[str, str]) -> str:
-    if name in ALONE:
-        return ""
-    return shared["log_common" if name.startswith("log_") else "common"]
+def _family(name: str) -> str:
+    return next((family for family in FAMILIES if name.startswith(family)), "")
 
 
 def _assemble(name: str, text: str, common: str) -> Script:

@@ -27,6 +27,7 @@ from restmq.web.v1.leases import Ack, Nack
 from restmq.web.v1.openapi import OpenApi
 from restmq.web.v1.problems import ErrorPage
 from restmq.web.v1.queues import Messages
+from restmq.web.v1.schedules import AllSchedules, OneSchedule, Pause, Resume
 from restmq.web.v1.settings import OneProfile, Profiles, Settings
 from restmq.web.v1.socket import Socket
 from restmq.web.v1.streams import ManyStreams, QueueStream, Sse
@@ -68,6 +69,10 @@ ROUTES: Final[tuple[Rule, ...]] = (
     (r"/errors/([a-z_]+)", ErrorPage),  #            GET none: a page for each error of /v1
     (r"/v1/ack", Ack),  #          POST comet or c
     (r"/v1/nack", Nack),  #        POST comet or c
+    (r"/v1/schedules", AllSchedules),  #             GET c
+    (r"/v1/schedules/(.+)/pause", Pause),  #         POST p
+    (r"/v1/schedules/(.+)/resume", Resume),  #       POST p
+    (r"/v1/schedules/(.+)", OneSchedule),  #         GET c, PUT DELETE p
     (r"/xmlrpc", XmlRpc),  #       POST p or c, by method
     (r"/static/(.*)", Static),  #  GET none
     (r"/openapi\.json", OpenApi),  # GET none: all of /v1, for programs

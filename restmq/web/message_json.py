@@ -81,3 +81,9 @@ def leased_members(message: Message, receipt: str, lease_until_ms: int) -> bytes
         receipt.encode("ascii"),
         rfc3339(lease_until_ms),
     )
+
+
+def body_members(body: bytes, content_type: str | None) -> bytes:
+    """The members ``content_type``, ``body`` and ``encoding`` alone."""
+    text, encoding, kind = _body(Message("", 0, body, content_type))
+    return b'"content_type":%b,"body":%b,"encoding":"%b"' % (quoted(kind), text, encoding)
