@@ -21,6 +21,7 @@ from restmq.web.rest import (
     StatsAll,
 )
 from restmq.web.v1.leases import Ack, Nack
+from restmq.web.v1.openapi import OpenApi
 from restmq.web.v1.problems import ErrorPage
 from restmq.web.v1.queues import Messages, Settings
 from restmq.web.v1.socket import Socket
@@ -59,6 +60,7 @@ ROUTES: Final[tuple[Rule, ...]] = (
     (r"/v1/nack", Nack),  #        POST comet or c
     (r"/xmlrpc", XmlRpc),  #       POST p or c, by method
     (r"/static/(.*)", Static),  #  GET none
+    (r"/openapi\.json", OpenApi),  # GET none: all of /v1, for programs
     (r"/livez", Livez),  #         GET none
     (r"/readyz", Readyz),  #       GET none
     (r"/health", Readyz),  #       GET none

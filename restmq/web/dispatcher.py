@@ -88,7 +88,8 @@ class Dispatcher(cyclone.web.Application):
         acl: Acl,
         clock: IReactorTime,
     ) -> None:
-        super().__init__(list(routes), transforms=[])
+        self.routes = tuple(routes)
+        super().__init__(list(self.routes), transforms=[])
         self.broker = broker
         self.config = config
         self.acl = acl

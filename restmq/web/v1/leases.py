@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from restmq.core import jobs, receipts
 from restmq.core.receipts import Receipt
 from restmq.errors import BadRequest
+from restmq.web.describe import BOOLEAN, RECEIPT, STRING, WHOLE, describe, items, record
 from restmq.web.endpoint import Access, Reply, endpoint
 from restmq.web.v1.endpoint import V1Endpoint
 
@@ -52,10 +53,20 @@ def results(codes: list[str]) -> dict[str, Any]:
     }
 
 
+RESULTS: Final = record(
+    results=items(record({"ok": BOOLEAN, "code?": STRING})),
+    failed=WHOLE,
+)
+
+
 class _Acknowledging(V1Endpoint):
     done = True
 
     @endpoint(Access.COMET, Access.CONSUMER)
+    @describe(
+        body=record(receipts=items(RECEIPT, 1, MAX_RECEIPTS)),
+        replies={200: RESULTS, 409: RESULTS},
+    )
     def post(self) -> Deferred[Reply]:
         """Acknowledge, or give back."""
         self.query(())

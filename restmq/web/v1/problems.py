@@ -18,6 +18,7 @@ from restmq.errors import (
     StoreRefused,
     WrongDelivery,
 )
+from restmq.web.describe import Content, describe
 from restmq.web.endpoint import Access, Endpoint, Refusal, Reply, endpoint
 
 CODES: Final[Mapping[type[BaseException], str]] = {
@@ -101,6 +102,7 @@ class ErrorPage(Endpoint):
     """``/errors/CODE``."""
 
     @endpoint(Access.NONE, page=True)
+    @describe(replies={200: Content(("text/html",))})
     def get(self, code: str) -> Reply:
         """Cause and cure. Raises Refusal 404 for a code that is none."""
         if code not in TITLES:

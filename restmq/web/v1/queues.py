@@ -12,6 +12,17 @@ from twisted.internet.defer import Deferred
 
 from restmq.errors import BadRequest
 from restmq.message import Mode, Policy, QueueInfo
+from restmq.web.describe import (
+    ID,
+    MESSAGE_BODY,
+    NAME,
+    SECONDS,
+    STRING,
+    describe,
+    record,
+    whole,
+    words,
+)
 from restmq.web.endpoint import Access, Reply, endpoint
 from restmq.web.message_json import is_json
 from restmq.web.rest import refuse_larger, ttl_ms
@@ -22,7 +33,13 @@ MAX_REPLAY_SECONDS: Final = 3600
 MAX_REPLAY_MESSAGES: Final = 10000
 DELIVERIES: Final = {"broadcast": Policy.BROADCAST, "roundrobin": Policy.ROUNDROBIN}
 MODES: Final = {"open": Mode.OPEN, "jobs": Mode.JOBS}
-SETTINGS: Final = ("delivery", "mode", "replay", "replay_messages")
+SETTINGS: Final = {
+    "delivery": words("broadcast", "roundrobin"),
+    "mode": words("open", "jobs"),
+    "replay": SECONDS,
+    "replay_messages": whole(0, MAX_REPLAY_MESSAGES),
+}
+ALL_SETTINGS: Final = record(SETTINGS)
 
 
 def stated_type(sent: str, body: bytes) -> str | None:
@@ -51,6 +68,11 @@ class Messages(V1Endpoint):
     """``/v1/queues/QUEUE/messages``."""
 
     @endpoint(Access.PRODUCER)
+    @describe(
+        query={"ttl": SECONDS, "content_type": STRING},
+        body=MESSAGE_BODY,
+        replies={201: record(queue=NAME, id=ID)},
+    )
     def post(self, queue: str) -> Deferred[Reply]:
         """Put the body in as a message."""
         name, body = v1_name(queue), self.request.body
@@ -75,6 +97,7 @@ class Settings(V1Endpoint):
     """``/v1/queues/QUEUE/settings``."""
 
     @endpoint(Access.CONSUMER)
+    @describe(replies={200: ALL_SETTINGS})
     def get(self, queue: str) -> Deferred[Reply]:
         """What the queue does."""
         self.query(())
@@ -82,6 +105,10 @@ class Settings(V1Endpoint):
         return inspected.addCallback(self._describe)
 
     @endpoint(Access.PRODUCER)
+    @describe(
+        body=record({f"{name}?": schema for name, schema in SETTINGS.items()}),
+        replies={200: ALL_SETTINGS},
+    )
     def patch(self, queue: str) -> Deferred[Reply]:
         """Change what is named; the answer is all of it. Of several all or none are changed."""
         self.query(())

@@ -25,6 +25,7 @@ from restmq.message import Message, Mode
 from restmq.rules.acl import Decision
 from restmq.web import handshake, streams
 from restmq.web.choices import PARAMETERS, read_choices, read_cursors
+from restmq.web.describe import describe
 from restmq.web.endpoint import (
     STATUS,
     Access,
@@ -117,6 +118,7 @@ class Socket(V1Endpoint):
     """``/v1/ws``."""
 
     @endpoint(Access.NONE, handshake=True)
+    @describe(replies={101: None}, endless=True)
     def get(self) -> Reply | None:
         """Take the handshake."""
         head = self.request.head
