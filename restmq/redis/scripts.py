@@ -20,6 +20,7 @@ NAMES = (
     "peek",
     "pop",
     "presence",
+    "profile",
     "purge",
     "put",
     "receive",
@@ -28,7 +29,7 @@ NAMES = (
     "remove",
     "replay",
     "settle",
-    "status",
+    "settings",
     "tick",
     "unwait",
     "window",
@@ -41,7 +42,7 @@ COMMON = "-- common.lua stands here\n"
 JOBS = "-- jobs.lua stands here\n"
 """Where a script wants jobs.lua, if it does."""
 
-ALONE = ("claim",)
+ALONE = ("claim", "profile")
 """Scripts that belong to no queue: without common.lua."""
 
 

@@ -20,10 +20,12 @@ from restmq.web.rest import (
     Stats,
     StatsAll,
 )
+from restmq.web.v1.info import Info, WhoAmI
 from restmq.web.v1.leases import Ack, Nack
 from restmq.web.v1.openapi import OpenApi
 from restmq.web.v1.problems import ErrorPage
-from restmq.web.v1.queues import Messages, Settings
+from restmq.web.v1.queues import Messages
+from restmq.web.v1.settings import OneProfile, Profiles, Settings
 from restmq.web.v1.socket import Socket
 from restmq.web.v1.streams import ManyStreams, QueueStream, Sse
 from restmq.web.websocket import WebSocket
@@ -53,6 +55,10 @@ ROUTES: Final[tuple[Rule, ...]] = (
     (r"/v1/queues/(.+)/stream", QueueStream),  #     GET comet
     (r"/v1/queues/(.+)/messages", Messages),  #      POST p: put
     (r"/v1/queues/(.+)/settings", Settings),  #      GET c, PUT PATCH p
+    (r"/v1/profiles", Profiles),  #                  GET c
+    (r"/v1/profiles/(.+)", OneProfile),  #           GET c, PUT DELETE p
+    (r"/v1/info", Info),  #                          GET p or c
+    (r"/v1/whoami", WhoAmI),  #                      GET none
     (r"/v1/stream", ManyStreams),  #                 GET comet: of several queues
     (r"/v1/ws", Socket),  #        GET w or p, by command: a WebSocket
     (r"/errors/([a-z_]+)", ErrorPage),  #            GET none: a page for each error of /v1

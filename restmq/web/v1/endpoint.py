@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from restmq.errors import BadRequest
+from restmq.errors import BadMember, BadRequest
 from restmq.web.endpoint import Endpoint, Refusal, Reply
 from restmq.web.v1.problems import code_of, problem_document
 
@@ -80,6 +80,8 @@ class V1Endpoint(Endpoint):
         if code == "store_full":
             status = 507
         document = problem_document(status, code, why)
+        if isinstance(problem, BadMember):
+            document["errors"] = [{"pointer": problem.pointer, "detail": problem.detail}]
         document["request_id"] = self.request_id
         more = (*headers, ("X-Request-Id", self.request_id))
         return Reply(status, orjson.dumps(document) + b"\n", PROBLEM, more, no_store=True)
@@ -115,10 +117,10 @@ class V1Endpoint(Endpoint):
             found.setdefault(name, []).append(value)
         return found
 
-    def object(self, known: Collection[str]) -> dict[str, Any]:
+    def object(self, known: Collection[str] | None) -> dict[str, Any]:
         """The JSON object in the body; an empty body is an empty one. Raises BadRequest.
 
-        With an Origin (a page) the type must be JSON, so that no form of another site passes.
+        ``known`` None: whoever asks looks at the members. With an Origin (a page) the type must be JSON, so that no form of another site passes.
         """
         body = self.request.body
         if not body:
@@ -132,6 +134,8 @@ class V1Endpoint(Endpoint):
             raise BadRequest(f"the body is not valid JSON: {error}") from None
         if not isinstance(value, dict):
             raise BadRequest("the body must be a JSON object")
+        if known is None:
+            return value
         unknown = [name for name in value if name not in known and not name.startswith("_")]
         if unknown:
             raise BadRequest(
