@@ -20,7 +20,8 @@ from restmq.rules.topics import Pattern, Patterns, parse_pattern
 
 MAX_ORDER: Final = 1_000_000
 MEMBERS: Final = ("pattern", "order", "settings")
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME_PATTERN: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_NAME: Final = re.compile(NAME_PATTERN)
 
 
 class Profile(NamedTuple):

@@ -83,8 +83,9 @@ class Content(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What ``/openapi.json`` says of one call, besides the path."""
+    """What ``/openapi.json`` says of one call."""
 
+    path: Mapping[str, Schema]
     query: Mapping[str, Schema]
     headers: Mapping[str, Schema]
     body: Schema | Content | None
@@ -98,6 +99,7 @@ DONE: Final[Mapping[int, None]] = MappingProxyType({200: None})
 
 def describe(
     *,
+    path: Mapping[str, Schema] = NOTHING,
     query: Mapping[str, Schema] = NOTHING,
     headers: Mapping[str, Schema] = NOTHING,
     fields: Mapping[str, Schema] = NOTHING,
@@ -107,7 +109,7 @@ def describe(
 ) -> Callable[[_Method], _Method]:
     """Say what a method of an Endpoint takes and gives.
 
-    ``query`` and ``headers`` are optional parameters (a list: may be repeated). ``fields`` may stand in the query
+    ``path`` has those parameters of the path that are not any text. ``query`` and ``headers`` are optional parameters (a list: may be repeated). ``fields`` may stand in the query
     or in the object of the body. ``replies`` has the body for each status that is no error, None
     where there is none. ``endless``: the reply is a stream.
     """
@@ -116,7 +118,7 @@ def describe(
         query = {**query, **fields}
 
     def decorate(method: _Method) -> _Method:
-        description = Description(query, headers, body, replies, endless)
+        description = Description(path, query, headers, body, replies, endless)
         method.description = description  # type: ignore[attr-defined]
         return method
 

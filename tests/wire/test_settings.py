@@ -325,3 +325,10 @@ def test_whoami_tells_who_and_what_for(daemon: StartDaemon, tmp_path: Any) -> No
             "rights": {**known, "produce": False},
         }
     assert get(server, "/v1/info").status == 401
+
+
+def test_an_unknown_path_is_a_problem_too(server: Daemon) -> None:
+    reply = get(server, "/v1/nothing", X_Request_Id="mine")
+    problem = json.loads(reply.body)
+    assert (reply.status, reply.headers["content-type"]) == (404, "application/problem+json")
+    assert (problem["code"], problem["request_id"]) == ("not_found", "mine")

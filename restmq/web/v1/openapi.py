@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from restmq import __version__
 from restmq.web.describe import (
+    ID,
     JSON,
     PROBLEM,
     STRING,
@@ -121,7 +122,15 @@ def _operation(call: Call, description: Description) -> dict[str, Any]:
         "responses": _responses(description),
     }
     parameters = [
-        *({"name": n, "in": "path", "required": True, "schema": _path(n)} for n in call.names),
+        *(
+            {
+                "name": n,
+                "in": "path",
+                "required": True,
+                "schema": description.path.get(n) or _path(n),
+            }
+            for n in call.names
+        ),
         *({"name": n, "in": "query", "schema": s} for n, s in description.query.items()),
         *({"name": n, "in": "header", "schema": s} for n, s in description.headers.items()),
     ]
@@ -140,7 +149,7 @@ def _path(name: str) -> Schema:
     if name == "queue":
         return {"$ref": "#/components/schemas/QueueName"}
     if name == "id":
-        return {"type": "integer", "minimum": 1}
+        return ID
     return {"type": "string", "minLength": 1}
 
 

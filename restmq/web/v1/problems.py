@@ -102,7 +102,10 @@ class ErrorPage(Endpoint):
     """``/errors/CODE``."""
 
     @endpoint(Access.NONE, page=True)
-    @describe(replies={200: Content(("text/html",))})
+    @describe(
+        path={"code": {"type": "string", "pattern": "^[a-z_]+$"}},
+        replies={200: Content(("text/html",)), 404: Content(("text/html",))},
+    )
     def get(self, code: str) -> Reply:
         """Cause and cure. Raises Refusal 404 for a code that is none."""
         if code not in TITLES:

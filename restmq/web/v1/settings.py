@@ -7,7 +7,7 @@ from typing import Any, Final
 from restmq.core.profiles import TooManyProfiles
 from restmq.errors import BadRequest
 from restmq.rules import queue_settings
-from restmq.rules.profiles import MAX_ORDER, Profile, profile_name, read
+from restmq.rules.profiles import MAX_ORDER, NAME_PATTERN, Profile, profile_name, read
 from restmq.rules.queue_settings import Merged
 from restmq.web.describe import CURSOR, STRING, describe, items, record, whole
 from restmq.web.endpoint import Access, Refusal, Reply, endpoint
@@ -25,6 +25,7 @@ PROFILE: Final = {
     "order": whole(-MAX_ORDER, MAX_ORDER),
     "settings": {"type": "object"},
 }
+PROFILE_NAME: Final = {"name": {"type": "string", "pattern": f"^{NAME_PATTERN}$"}}
 NAMED_PROFILE: Final = record(PROFILE, name=STRING)
 PROFILE_BODY: Final = record(
     {"order?": PROFILE["order"], "settings?": PATCH}, pattern=PROFILE["pattern"]
@@ -99,7 +100,7 @@ class OneProfile(V1Endpoint):
     """``/v1/profiles/NAME``."""
 
     @endpoint(Access.CONSUMER)
-    @describe(replies={200: NAMED_PROFILE})
+    @describe(path=PROFILE_NAME, replies={200: NAMED_PROFILE})
     async def get(self, name: str) -> Reply:
         """The profile."""
         self.query(())
@@ -110,7 +111,9 @@ class OneProfile(V1Endpoint):
         return self.json(_named(profile))
 
     @endpoint(Access.PRODUCER)
-    @describe(body=PROFILE_BODY, replies={200: NAMED_PROFILE, 201: NAMED_PROFILE})
+    @describe(
+        path=PROFILE_NAME, body=PROFILE_BODY, replies={200: NAMED_PROFILE, 201: NAMED_PROFILE}
+    )
     async def put(self, name: str) -> Reply:
         """Make or replace the profile; when the reply is there it holds for all queues that are."""
         self.query(())
@@ -122,7 +125,7 @@ class OneProfile(V1Endpoint):
         return self.json(_named(profile), 200 if was else 201)
 
     @endpoint(Access.PRODUCER)
-    @describe(replies={204: None})
+    @describe(path=PROFILE_NAME, replies={204: None})
     async def delete(self, name: str) -> Reply:
         """Take the profile away, if it is there; its queues go back to what holds without it."""
         self.query(())
