@@ -127,6 +127,23 @@ class QueueInfo(NamedTuple):
     settings: Mapping[str, bytes] = MappingProxyType({})
 
 
+class StoreInfo(NamedTuple):
+    """The server behind the broker: ``valkey`` or ``redis``, its version; ``epoch`` changes when it was emptied."""
+
+    epoch: str
+    server: str
+    version: str
+
+    @classmethod
+    def read(cls, epoch: bytes, info: bytes) -> StoreInfo:
+        """From the server's answer to ``INFO server``; "" for what it does not say."""
+        lines = (line.partition(":") for line in info.decode("utf-8", "replace").splitlines())
+        told = {name: value for name, _, value in lines}
+        server = told.get("server_name", "redis")
+        version = told.get(f"{server}_version") or told.get("redis_version", "")
+        return cls(epoch.decode("ascii"), server, version)
+
+
 class Batch:
     """Messages of one queue that are pushed together, encoded once per wire format."""
 

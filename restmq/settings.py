@@ -75,6 +75,14 @@ class Settings:
     heartbeat: float = 15.0
     lease: float = 30.0
     max_lease: float = 43200.0
+    max_batch: int = 10000
+    max_batch_bytes: int = 16777216
+    max_receive: int = 1000
+    max_wait: float = 50.0
+    max_user_headers: int = 32
+    max_user_header_bytes: int = 8192
+    max_queues: int = 100000
+    max_profiles: int = 1000
     websocket_compression: bool = False
     syslog_port: int = 25000
     syslog_listen: tuple[str, ...] = ()
@@ -307,6 +315,14 @@ OPTIONS: tuple[Option, ...] = (
     _option("heartbeat", _seconds, "seconds between signs of life on a quiet stream"),
     _option("lease", _seconds, "seconds for which a message is leased unless the client says"),
     _option("max-lease", _seconds, "longest lease a client may ask for"),
+    _option("max-batch", _whole(1, 1000000), "most messages in a batch"),
+    _option("max-batch-bytes", _size(1, _GIB), "most bytes of its body"),
+    _option("max-receive", _whole(1, 100000), "most messages given out by one receive"),
+    _option("max-wait", _seconds, "most seconds a receive may wait for messages"),
+    _option("max-user-headers", _whole(0, 1000), "most headers of a message"),
+    _option("max-user-header-bytes", _size(0, 65000), "most bytes of them"),
+    _option("max-queues", _whole(1, 100000000), "most queues that /v1 makes"),
+    _option("max-profiles", _whole(0, 100000), "most profiles"),
     _option("websocket-compression", _flag, "compress WebSocket messages for clients that can"),
     _option("syslog-port", _whole(0, 65535), "twistd syslogd: TCP and UDP port for syslog"),
     _option(

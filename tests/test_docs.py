@@ -15,6 +15,7 @@ PROGRAMS = {
     "protocol": RESTMQD,
     "streams": RESTMQD,
     "queues": RESTMQD,
+    "settings": RESTMQD,
     "xmlrpc": RESTMQD,
     "collectd": twistd("collectd"),
 }

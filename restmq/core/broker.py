@@ -6,22 +6,24 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import task
-from twisted.internet.defer import Deferred, FirstError, ensureDeferred, gatherResults
+from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from restmq.core.asking import ask, first_error
 from restmq.core.commands import Replay
 from restmq.core.feeds import TICK_SECONDS, Feeds
 from restmq.core.jobs import Jobs
 from restmq.core.observers import Observers
 from restmq.core.port import Consumer
 from restmq.core.presence import Presence
+from restmq.core.profiles import Profiles
+from restmq.core.queue_settings import QueueSettings
 from restmq.core.queues import Queues
 from restmq.core.reaper import Reaper
 from restmq.core.scripted import QueueScripts
 from restmq.core.waiting import Waiting
 from restmq.errors import StoreError
-from restmq.message import Mode, Peeked, Policy, QueueInfo
+from restmq.message import Mode, Peeked, Policy, QueueInfo, StoreInfo
 from restmq.redis.connection import Store
 from restmq.redis.keys import Keys
 from restmq.redis.pipeline import encode
@@ -61,11 +63,26 @@ class Broker:
         self._store = Store(reactor, scripts.values())
         named = settings.store_address
         keys = Keys(settings.redis_prefix, named.db if named else 0)
+        self._keys = keys
         queue_scripts = QueueScripts(keys, scripts)
         self._queues = Queues(reactor, self._store, queue_scripts)
         self._feeds = Feeds(reactor, self._store, queue_scripts, self.daemon)
         self._observers = Observers(self._store, queue_scripts)
         self._presence = Presence(reactor, self._store, queue_scripts, self.daemon)
+        self.profiles = Profiles(
+            reactor, self._store, scripts["profile"], keys.profiles, settings.max_profiles
+        )
+        self.queue_settings = QueueSettings(
+            self._store,
+            queue_scripts,
+            lambda: self.profiles.table,
+            self.profiles.reload,
+            self._queues.made,
+        )
+        self.profiles.names = self._queues.names
+        self.profiles.listed = lambda: self._queues.listed
+        self._queues.creation_fields = self.profiles.creation_fields
+        self.profiles.apply = self.queue_settings.apply
         self._ticking = task.LoopingCall(self._tick)
         self._ticking.clock = reactor
         self._store.on_ready = self._store_ready
@@ -153,7 +170,7 @@ class Broker:
         return self._queues.set_policy(queue, policy)
 
     def change(self, queue: str, fields: Mapping[str, int]) -> Deferred[None]:
-        """Set fields of the queue, as status.lua names them, all in one step."""
+        """Set fields of the queue, as settings.lua names them, all in one step."""
         return self._queues.change(queue, fields)
 
     def inspect(self, queue: str) -> Deferred[QueueInfo]:
@@ -194,6 +211,15 @@ class Broker:
         self._store.send(encode(b"PING"), replied)
         self._store.read(encode(b"PING"), replied)
         return done
+
+    async def store_info(self) -> StoreInfo:
+        """What kind of server the store is, and the life it is in."""
+        now = b"%d" % round(self.clock.seconds() * 1000)
+        command = encode(b"SET", self._keys.epoch, now, b"NX", b"GET")
+        before = await ask(self._store.send, command)
+        return StoreInfo.read(
+            before or now, await ask(self._store.read, encode(b"INFO", b"server"))
+        )
 
     @property
     def description(self) -> str:
@@ -256,28 +282,26 @@ class Broker:
         self._observers.tick()
         self._presence.tick()
         self._waiting.tick()
+        self.profiles.tick()
 
     def _channel(self, up: bool) -> None:
         self._feeds.channel(up)
         self._waiting.channel(up)
         if up:
             self._observers.channel_up()
+            self.profiles.channel_up()
 
     def _message(self, message: Any) -> None:
         kind, channel, content = message
         if self._waiting.message(kind, channel):
+            return
+        if kind == b"message" and self.profiles.heard(channel):
             return
         if kind != b"message" or not self._observers.received(channel, content):
             self._feeds.message(message)
 
     def _store_ready(self) -> None:
         self._queues.reconnected()
+        self.profiles.store_ready()
         self._feeds.store_back()
         self._reaper.store_back()
-
-
-def first_error(failure: Failure) -> Failure:
-    """The error itself instead of gatherResults' wrapper."""
-    wrapper = failure.value
-    assert isinstance(wrapper, FirstError)
-    return wrapper.subFailure

@@ -22,6 +22,9 @@ key                       type        holds
 ``<p>due:{all}``          sorted set  queues by when to look at them, ms
 ``<p>due:{all}:claimed``  sorted set  those that a daemon looks at, by when another takes over
 ``<p>queues:<n>``         set         names of the queues of shard n (0-63)
+``<p>profiles``           hash        profile -> its JSON; ``:version``, and ``:applied``: to all queues
+``<p>epoch``              string      when this life of the store began, ms
+``<p>profiles``           channel     the version, when a profile has changed
 ``<p>{q}:out``            channel     broadcast chunks; ``P`` when the queue is purged
 ``<p>{q}:to:<daemon>``    channel     chunks dealt to this daemon, and acknowledgements of those
 ``<p>{q}:see``            channel     copies of what is added, while somebody observes
@@ -89,6 +92,16 @@ class Keys:
     def due(self) -> tuple[bytes, bytes]:
         """Queues by when to look at them, and those that somebody looks at."""
         return self.prefix + b"due:{all}", self.prefix + b"due:{all}:claimed"
+
+    @property
+    def profiles(self) -> bytes:
+        """The hash of the profiles, and the channel that tells of changes."""
+        return self.prefix + b"profiles"
+
+    @property
+    def epoch(self) -> bytes:
+        """When this life of the store began."""
+        return self.prefix + b"epoch"
 
     def shard(self, name: str) -> bytes:
         """The set that lists this queue."""

@@ -21,6 +21,7 @@ NAMES = (
     "peek",
     "pop",
     "presence",
+    "profile",
     "purge",
     "put",
     "receive",
@@ -29,7 +30,7 @@ NAMES = (
     "remove",
     "replay",
     "settle",
-    "status",
+    "settings",
     "tick",
     "unwait",
     "window",
@@ -42,7 +43,7 @@ COMMON = "-- common.lua stands here\n"
 JOBS = "-- jobs.lua stands here\n"
 """Where a script wants jobs.lua, if it does."""
 
-ALONE = ("claim",)
+ALONE = ("claim", "profile")
 """Scripts that belong to no queue: without common.lua."""
 
 

@@ -329,10 +329,10 @@ class World:
                 daemon.lose_store()
 
     def set_started(self, started: bool) -> None:
-        self.run("status", "st", int(started))
+        self.run("settings", "", 0, "own", "st", int(started))
 
     def set_policy(self, policy: Policy) -> None:
-        self.run("status", "pol", policy.value)
+        self.run("settings", "", 0, "own", "pol", policy.value)
 
     # ---- daemons and consumers
 

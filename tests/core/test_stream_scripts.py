@@ -47,7 +47,7 @@ def dealt(desk: Desk, count: int, room: int = 100) -> bytes:
 
 
 def set_field(desk: Desk, name: str, value: int) -> None:
-    desk.call("status", name, value)
+    desk.call("settings", "", 0, "own", name, value)
 
 
 # -- acknowledgements -----------------------------------------------------------------------------

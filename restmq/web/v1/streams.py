@@ -16,6 +16,7 @@ from restmq.errors import BadRequest
 from restmq.names import queue_name
 from restmq.web import streams
 from restmq.web.choices import PARAMETERS, read_choices, read_cursors
+from restmq.web.describe import NAME, STRING, Content, describe, items
 from restmq.web.endpoint import Access, endpoint
 from restmq.web.stream import Choices, Cursor
 from restmq.web.v1.endpoint import V1Endpoint, v1_name
@@ -23,6 +24,8 @@ from restmq.web.wires import NDJSON, SSE, SSE_OF_MANY, Wire
 
 EVENT_STREAM: Final = "text/event-stream"
 MAX_QUEUES: Final = 100
+CHOICES: Final = dict.fromkeys(sorted(PARAMETERS), STRING)
+STREAM: Final = {200: Content((EVENT_STREAM, "application/x-ndjson"))}
 HEADERS: Final = (
     ("Cache-Control", "no-store, no-transform"),
     ("X-Accel-Buffering", "no"),
@@ -68,6 +71,7 @@ class QueueStream(_Streaming):
     """``/v1/queues/QUEUE/stream``."""
 
     @endpoint(Access.COMET, pops=True)
+    @describe(query=CHOICES, replies=STREAM, endless=True)
     def get(self, queue: str) -> Any:
         """Stream what is pushed from the queue."""
         return self.stream([v1_name(queue)], self.query(PARAMETERS), self.wants_events)
@@ -77,6 +81,7 @@ class ManyStreams(_Streaming):
     """``/v1/stream``."""
 
     @endpoint(Access.COMET, pops=True)
+    @describe(query={"queue": items(NAME), **CHOICES}, replies=STREAM, endless=True)
     def get(self) -> Any:
         """Stream what is pushed from each ``queue``."""
         given = self.query(PARAMETERS, ("queue",))
