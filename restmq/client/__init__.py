@@ -11,6 +11,7 @@
 from restmq.client.queues import (
     BrokerUnavailable,
     ClientError,
+    Leased,
     Message,
     NoAccess,
     OutcomeUnknown,
@@ -23,6 +24,7 @@ from restmq.client.queues import (
 __all__ = [
     "BrokerUnavailable",
     "ClientError",
+    "Leased",
     "Message",
     "NoAccess",
     "OutcomeUnknown",

@@ -11,7 +11,12 @@ tree, so that a caller can tell what to do:
         NoAccess            401 or 403: another address or password is needed
 
 Nothing is ever sent twice: a put that ended in OutcomeUnknown is the caller's to repeat or not,
-and a get that did may have removed a message that nobody has now.
+and a get that did may have removed a message that nobody has now. With a ``key`` a put may be repeated
+until it succeeds: the message is in the queue once.
+
+For work that must not be lost: `Queues.receive` hands messages out for a time, and each is there until
+`Queues.ack`. A queue that is made by `Queues.batch`, or by a put with more than a ttl, is for that alone:
+``get``, ``take`` and ``stream`` are refused there.
 """
 
 from __future__ import annotations
@@ -23,13 +28,15 @@ import json
 import re
 import select
 import socket
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 _READ_BYTES = 65536
 _FORM = "application/x-www-form-urlencoded"
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class ClientError(Exception):
@@ -77,6 +84,39 @@ class Message(NamedTuple):
         return self.body.decode("utf-8")
 
 
+class Leased(NamedTuple):
+    """A message that is in our hands until ``lease_until``; give it, or its receipt, to ``ack``.
+
+    ``attempt`` counts how often it was handed out, from 1; ``error`` is the reason of the last nack.
+    A JSON body is equal to what was put; every other is the same to the byte. Times are RFC 3339.
+    """
+
+    queue: str
+    id: int
+    body: bytes
+    content_type: str
+    headers: Mapping[str, str]
+    priority: int
+    created_at: str
+    attempt: int
+    receipt: str
+    lease_until: str
+    error: str = ""
+
+    @property
+    def text(self) -> str:
+        """The body as text; UnicodeDecodeError if it is not UTF-8."""
+        return self.body.decode("utf-8")
+
+    @property
+    def json(self) -> Any:
+        """The value of a JSON body; ValueError if it is none."""
+        return json.loads(self.body)
+
+
+_TAKEN = frozenset(Leased._fields) - {"body"}
+
+
 class Queues:
     """The queues of the broker at ``base_url``, such as ``http://user:password@localhost:8888``.
 
@@ -102,26 +142,120 @@ class Queues:
             self._connection.close()
             self._connection = None
 
-    def put(self, queue: str, body: str | bytes, *, ttl_seconds: int | None = None) -> int:
+    def put(
+        self,
+        queue: str,
+        body: str | bytes,
+        *,
+        ttl_seconds: float | None = None,
+        delay_seconds: float | None = None,
+        priority: int | None = None,
+        content_type: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        key: str | None = None,
+    ) -> int:
         """Add a message to the end of a queue and return its number there.
 
         When this returns, the message is in the store. After ``ttl_seconds`` it is no longer
-        handed out.
+        handed out; before ``delay_seconds`` not yet. ``priority`` is 0 to 9, in queues that have
+        priorities. ``content_type`` and ``headers`` come out with it. A second put under the same
+        ``key`` is the first one again, and returns its number.
         """
         raw = body.encode("utf-8") if isinstance(body, str) else body
+        options = {"ttl": ttl_seconds, "delay": delay_seconds, "priority": priority}
+        fields = {f"RestMQ-Header-{name}": value for name, value in (headers or {}).items()}
+        if key is not None:
+            fields["Idempotency-Key"] = key
+        if fields or content_type or delay_seconds is not None or priority is not None:
+            fields["Content-Type"] = content_type or "text/plain"
+            query = urlencode({n: _plain(v) for n, v in options.items() if v is not None})
+            path = f"{_v1(queue)}/messages?{query}"
+            return int(json.loads(self._ask("POST", path, raw, fields))["id"])
         if not raw:
             return self._put_empty(queue, ttl_seconds)
-        fields: dict[str, bytes | int] = {"value": raw}
+        form: dict[str, bytes | str] = {"value": raw}
         if ttl_seconds is not None:
-            fields["ttl"] = ttl_seconds
-        reply = self._ask("POST", _path("q", queue), urlencode(fields), _FORM)
+            form["ttl"] = _plain(ttl_seconds)
+        reply = self._ask("POST", _path("q", queue), urlencode(form), {"Content-Type": _FORM})
         return _number(reply.decode("utf-8").rstrip("\r\n"))
 
-    def _put_empty(self, queue: str, ttl_seconds: int | None) -> int:
+    def _put_empty(self, queue: str, ttl_seconds: float | None) -> int:
         """A form counts a blank field as absent, so an empty message goes as a command."""
         if ttl_seconds is not None:
             raise ValueError("an empty message cannot have a time to live")
         return _number(self._command("add", queue, value="")["key"])
+
+    def batch(
+        self, queue: str, bodies: Iterable[str | bytes | Mapping[str, Any]]
+    ) -> list[int | str]:
+        """Add up to 10,000 messages; for each its number, or the word that says why it is not in.
+
+        A mapping is an item as the broker takes it: ``{"body": ..., "ttl"?, "delay"?, "priority"?,
+        "headers"?, "idempotency_key"? ...}``.
+        """
+        reply = self._tell(f"{_v1(queue)}/batch", {"messages": [_item(body) for body in bodies]})
+        return [result.get("id") or result["error"] for result in reply["results"]]
+
+    def receive(
+        self,
+        *queues: str,
+        limit: int = 1,
+        wait_seconds: float = 0,
+        lease_seconds: float | None = None,
+    ) -> list[Leased]:
+        """Take up to ``limit`` messages of the first of these queues that has any, under a lease.
+
+        Waits up to ``wait_seconds`` (at most 50) for one; an empty list says that none came. What is not
+        acknowledged before the lease ends goes to another worker.
+        """
+        wanted: dict[str, Any] = {"queues": queues, "limit": limit, "wait": wait_seconds}
+        if lease_seconds is not None:
+            wanted["lease"] = lease_seconds
+        reply = self._tell("/v1/receive", wanted, wait_seconds=wait_seconds)
+        return [_leased(found) for found in reply["messages"]]
+
+    def ack(self, *messages: Leased | str) -> list[bool]:
+        """These are done and go; for each whether that counted: False when its lease was over."""
+        return self._settle("ack", messages)
+
+    def nack(
+        self, *messages: Leased | str, delay_seconds: float | None = None, reason: str = ""
+    ) -> list[bool]:
+        """These are not done, and come again after a delay (None: as the queue's settings say)."""
+        more: dict[str, Any] = {"reason": reason} if reason else {}
+        if delay_seconds is not None:
+            more["delay"] = delay_seconds
+        return self._settle("nack", messages, more)
+
+    def extend(self, *messages: Leased | str, lease_seconds: float) -> list[bool]:
+        """These take longer: the lease ends so many seconds from now."""
+        return self._settle("extend", messages, {"lease": lease_seconds})
+
+    def _settle(
+        self, verb: str, messages: Iterable[Leased | str], more: Mapping[str, Any] | None = None
+    ) -> list[bool]:
+        receipts = [one if isinstance(one, str) else one.receipt for one in messages]
+        if not receipts:
+            return []
+        said = {"receipts": receipts, **(more or {})}
+        reply = self._tell(f"/v1/{verb}", said, fine={http.client.CONFLICT})
+        return [result["ok"] for result in reply["results"]]
+
+    def _tell(
+        self,
+        path: str,
+        value: Mapping[str, Any],
+        *,
+        wait_seconds: float = 0,
+        fine: set[int] | frozenset[int] = frozenset(),
+    ) -> dict[str, Any]:
+        """Say something in JSON; the object that is the answer."""
+        body = json.dumps(value).encode("ascii")
+        headers = {"Content-Type": "application/json"}
+        found: dict[str, Any] = json.loads(
+            self._ask("POST", path, body, headers, fine=fine, wait_seconds=wait_seconds)
+        )
+        return found
 
     def get(self, queue: str) -> Message | None:
         """Remove the oldest message and return it; None when there is none.
@@ -177,9 +311,7 @@ class Queues:
 
     def _command(self, command: str, queue: str, **members: str) -> dict[str, Any]:
         """Send a command of the JSON protocol; an empty queue is a reply with ``error``."""
-        body = json.dumps({"cmd": command, "queue": queue, **members})
-        reply = self._ask("POST", "/queue", body, "application/json")
-        found: dict[str, Any] = json.loads(reply)
+        found = self._tell("/queue", {"cmd": command, "queue": queue, **members})
         if "error" in found and found["error"] != "empty queue":
             raise Refused(200, str(found["error"]))
         return found
@@ -188,13 +320,20 @@ class Queues:
         self,
         method: str,
         path: str,
-        body: str | None = None,
-        content_type: str | None = None,
+        body: bytes | str | None = None,
+        headers: Mapping[str, str] = _NO_HEADERS,
+        *,
         none_when: set[int] | frozenset[int] = frozenset(),
+        fine: set[int] | frozenset[int] = frozenset(),
+        wait_seconds: float = 0,
     ) -> bytes:
-        """The body of a reply, or nothing when its status is one of ``none_when``."""
+        """The body of a reply, or nothing when its status is one of ``none_when``.
+
+        A status of ``fine`` is no error. ``wait_seconds``: how much longer the broker may take.
+        """
         connection = self._open()
-        headers = self._headers() | ({"Content-Type": content_type} if content_type else {})
+        connection.sock.settimeout(self._timeout_seconds + wait_seconds)
+        headers = {**self._headers(), **headers}
         try:
             with suppress(BrokenPipeError, ConnectionResetError):
                 # A broker that won't read a body to its end has answered why, so look for that.
@@ -206,7 +345,8 @@ class Queues:
             raise OutcomeUnknown(f"{method} {path}: no whole reply came: {error!r}") from error
         if response.status in none_when:
             return b""
-        _check(response, reply)
+        if response.status not in fine:
+            _check(response, reply)
         return reply
 
     def _open(self) -> http.client.HTTPConnection:
@@ -301,6 +441,34 @@ def _path(door: str, queue: str) -> str:
     return f"/{door}/{quote(queue, safe='')}"
 
 
+def _v1(queue: str) -> str:
+    return _path("v1/queues", queue)
+
+
+def _plain(number: float) -> str:
+    """A number without an exponent, as the broker reads it in a query."""
+    return str(number) if isinstance(number, int) else f"{number:.9f}"
+
+
+def _item(body: str | bytes | Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message as an item of a batch; bytes that are no text travel as base64."""
+    if isinstance(body, Mapping):
+        return body
+    if isinstance(body, str):
+        return {"body": body}
+    return {"body": base64.b64encode(body).decode("ascii"), "encoding": "base64"}
+
+
+def _leased(found: Mapping[str, Any]) -> Leased:
+    """A message object of ``/v1``, its body as bytes."""
+    value, encoding = found["body"], found["encoding"]
+    if encoding == "json":
+        body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    else:
+        body = base64.b64decode(value) if encoding == "base64" else value.encode("utf-8")
+    return Leased(body=body, **{name: found[name] for name in _TAKEN if name in found})
+
+
 def _number(key: str) -> int:
     return int(key.rpartition(":")[2])
 
@@ -327,8 +495,8 @@ def _check(response: http.client.HTTPResponse, body: bytes) -> None:
     A 503 that says when to try again was given before anything was done; another may have come
     from half-way, or from something between us and the broker.
     """
-    status, words = response.status, _words(body) or response.reason
-    if status == http.client.OK:
+    status, words = response.status, _words(response, body) or response.reason
+    if http.client.OK <= status < http.client.MULTIPLE_CHOICES:
         return
     if status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
         raise NoAccess(status, words)
@@ -338,9 +506,11 @@ def _check(response: http.client.HTTPResponse, body: bytes) -> None:
     raise Refused(status, words)
 
 
-def _words(body: bytes) -> str:
-    """Why, in the words of an error page: its paragraph, else all it says."""
+def _words(response: http.client.HTTPResponse, body: bytes) -> str:
+    """Why, in the words of a problem document, or of an error page: its paragraph, else all it says."""
     page = body.decode("utf-8", "replace")
+    if (response.getheader("Content-Type") or "").startswith("application/problem+json"):
+        return str(json.loads(page)["detail"])
     why = re.search(r"(?s)<p>(.*?)</p>", page) or re.search(r"(?s)<body>(.*?)</body>", page)
     return html.unescape(why[1] if why else page).strip()
 

@@ -150,14 +150,14 @@ class Broker:
         """Delete one waiting message; False if it is not there."""
         return self._queues.delete(queue, message_id)
 
-    def purge(self, queue: str) -> Deferred[bool]:
-        """Delete all waiting messages and end the queue's streams on all daemons."""
+    def purge(self, queue: str) -> Deferred[int]:
+        """Delete all messages and end the queue's streams on all daemons; how many there were."""
         deaf = self._feeds.deaf(queue)
 
-        def purged(was: bool) -> bool:
+        def purged(count: int) -> int:
             for consumer in deaf:
                 consumer.end()
-            return was
+            return count
 
         return self._queues.purge(queue).addCallback(purged)
 

@@ -495,9 +495,9 @@ class Queues:
             "delete", queue, [b"%d" % number], lambda r: r[1] == 1, lambda r: bool(r[0] == 1)
         )
 
-    def purge(self, queue: str) -> Deferred[bool]:
-        """Delete all waiting messages and end all streams; whether there was anything."""
-        return self.once("purge", queue, [], lambda r: bool(r == 1))
+    def purge(self, queue: str) -> Deferred[int]:
+        """Delete all messages, waiting or out, and end all streams; how many there were."""
+        return self.once("purge", queue, [], int)
 
     def create(self, queue: str, mode: Mode) -> Deferred[bool]:
         """Make sure that the queue exists; True if it is new, and has this mode or what its profiles say."""

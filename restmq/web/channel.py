@@ -71,6 +71,9 @@ class Server(Protocol):
     def check_head(self, head: Head, remote_ip: str, secure: bool) -> None:
         """Raise Refusal if the request will be refused, whatever its body is."""
 
+    def body_limit(self, head: Head) -> int:
+        """How many bytes the body of this request may have."""
+
     def connected(self, channel: Channel) -> None:
         """A connection was made."""
 
@@ -168,7 +171,11 @@ class Channel(TwistedProtocol):
         exchange = self._exchange
         if self._successor is not None:
             self._lose()
-        elif self._lingering or exchange is None or exchange.is_watched or exchange.streaming:
+        elif exchange is not None and (exchange.is_watched or exchange.streaming):
+            self._exchange = None
+            self._close()
+            exchange.client_left()
+        elif self._lingering or exchange is None:
             self._close()
 
     def writeConnectionLost(self) -> None:
@@ -247,7 +254,10 @@ class Channel(TwistedProtocol):
             return False
         self._buffer = self._buffer[head.size :]
         self._checked = self._blank_lines = self._body_bytes = 0
-        self._body = body_reader(head, self.limits)
+        limit = self.limits.body
+        if not 0 <= head.body_length <= limit:
+            limit = self.factory.body_limit(head)
+        self._body = body_reader(head, limit)
         self._body_head = head
         if head.expects_continue and head.body_length and not self._buffer:
             self.factory.check_head(head, self.remote_ip, self.secure)

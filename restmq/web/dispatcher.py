@@ -38,6 +38,9 @@ Rule = (
     | tuple[str, type[cyclone.web.RequestHandler], dict[str, Any]]
 )
 
+DECODED: Final = "v1"
+"""The first segment below which patterns match the decoded path: proxies decode ``%2F``."""
+
 _FIRST_SEGMENT: Final = re.compile(r"/([A-Za-z0-9_-]*)(?:/|\$|\Z)")
 LONGEST_TICK: Final = 1.0
 KNOWN_PATHS: Final = 4096
@@ -114,6 +117,8 @@ class Dispatcher(cyclone.web.Application):
     def _by_first_segment(self) -> dict[str, list[cyclone.web.URLSpec]]:
         """First segment of a path to the routes that can match; "*" has those for any."""
         specs = [spec for _, handlers in self.handlers for spec in handlers]
+        for spec in specs:  # a decoded path may hold any character
+            spec.regex = re.compile(spec.regex.pattern, re.DOTALL)
         segments = [_FIRST_SEGMENT.match(spec.regex.pattern) for spec in specs]
         names = {match[1] for match in segments if match} | {"*"}
         return {
@@ -138,10 +143,16 @@ class Dispatcher(cyclone.web.Application):
 
     def _search(self, head: Head) -> Found:
         segment = head.path[1:].partition("/")[0]
+        path, is_decoded = head.path, segment == DECODED
+        if is_decoded:
+            try:
+                path = unquote_to_bytes(path).decode("utf-8")
+            except UnicodeDecodeError:
+                return _refusing(400, "the path is not valid UTF-8")
         for spec in self._table.get(segment) or self._table["*"]:
-            match = spec.regex.match(head.path)
+            match = spec.regex.match(path)
             if match is not None:
-                return _found(spec, match)
+                return _found(spec, match, is_decoded)
         return _refusing(404, "there is nothing here")
 
     def __call__(self, request: Any) -> cyclone.web.RequestHandler:
@@ -162,6 +173,15 @@ class Dispatcher(cyclone.web.Application):
         handler_class = head.route.handler_class
         if issubclass(handler_class, Endpoint):
             handler_class.check_head(self, head, remote_ip, "https" if secure else "http")
+
+    def body_limit(self, head: Head) -> int:
+        """How many bytes the body of this request may have."""
+        if head.route is None:
+            head.route = self.find(head)
+        operations: dict[str, Any] = getattr(head.route.handler_class, "operations", {})
+        operation = operations.get(head.method)
+        is_large = operation is not None and operation.large
+        return self.limits.large_body if is_large else self.limits.body
 
     # -- connections ---------------------------------------------------------------------
 
@@ -248,7 +268,9 @@ class Dispatcher(cyclone.web.Application):
             self._drain_all()
 
 
-def _found(spec: cyclone.web.URLSpec, match: re.Match[str]) -> Found:
+def _found(spec: cyclone.web.URLSpec, match: re.Match[str], is_decoded: bool) -> Found:
+    if is_decoded:
+        return Found(spec.handler_class, match.groups(), spec.kwargs)
     try:
         arguments = [_decoded(group) for group in match.groups()]
     except UnicodeDecodeError:

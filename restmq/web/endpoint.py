@@ -33,7 +33,10 @@ from twisted.logger import Logger
 from restmq.errors import (
     BadRequest,
     LeasedOnly,
+    Limited,
     OutcomeUnknown,
+    QueueFull,
+    RateLimited,
     RestMQError,
     StoreAway,
     StoreFull,
@@ -64,6 +67,9 @@ STATUS: Final[Mapping[type[RestMQError], int]] = {
     StoreRefused: 503,
     LeasedOnly: 409,
     WrongDelivery: 409,
+    Limited: 503,
+    QueueFull: 507,
+    RateLimited: 429,
 }
 """The one table from errors to status codes; a subclass has the code of its parent."""
 
@@ -88,6 +94,7 @@ class Operation(NamedTuple):
     page: bool
     pops: bool
     handshake: bool
+    large: bool
 
 
 def endpoint(
@@ -96,6 +103,7 @@ def endpoint(
     page: bool = False,
     pops: bool = False,
     handshake: bool = False,
+    large: bool = False,
 ) -> Callable[[_Method], _Method]:
     """Make a method of an Endpoint one that can be called from outside.
 
@@ -104,13 +112,14 @@ def endpoint(
     makes a script of the reply. ``page``: an HTML page that changes nothing, which links on
     other sites may lead to. ``pops``: takes a message away, so that no page may have it
     fetched ahead of need, and nobody may store the reply. ``handshake``: of a WebSocket, which
-    says by itself that it refuses a page of another site (`origin_refusal`).
+    says by itself that it refuses a page of another site (`origin_refusal`). ``large``: its
+    body brings many messages, and may have `Limits.large_body` bytes.
     """
     if not access:
         raise TypeError("say who may call it: endpoint(Access.NONE) for everybody")
 
     def decorate(method: _Method) -> _Method:
-        operation = Operation(method, access, jsonp, page, pops, handshake)
+        operation = Operation(method, access, jsonp, page, pops, handshake, large)
         method.operation = operation  # type: ignore[attr-defined]
         return method
 
@@ -297,7 +306,7 @@ class Endpoint(cyclone.web.RequestHandler):
         for kind in type(error).__mro__:
             status = STATUS.get(kind)
             if status is not None:
-                again = status == 503 and not isinstance(error, OutcomeUnknown)
+                again = status in (429, 503, 507) and not isinstance(error, OutcomeUnknown)
                 return self.error(status, str(error), RETRY if again else (), error)
         return None
 

@@ -1,9 +1,9 @@
 """A message as a JSON object, as all that is new gives it: HTTP, streams, WebSocket.
 
-``{"queue", "id", "content_type", "body", "encoding", "created_at"}``, then ``cursor`` where it was
-broadcast in the order of ids, and ``receipt`` and ``lease_until`` under a lease. The body is the JSON
-as it was sent (``encoding`` "json"), a string ("text"), or base64 ("base64"). Times are RFC 3339, UTC,
-milliseconds.
+``{"queue", "id", "content_type", "body", "encoding", "headers", "priority", "created_at"}``, then
+``error`` (what was said when it came back last), ``cursor`` where it was broadcast, and ``attempt``, ``receipt``
+and ``lease_until`` under a lease. The body is the JSON as it was sent (``encoding`` "json"), a string
+("text"), or base64 ("base64"). Times are RFC 3339, UTC, milliseconds.
 """
 
 from __future__ import annotations
@@ -58,26 +58,40 @@ def _body(message: Message) -> tuple[bytes, bytes, str]:
         return b'"%b"' % b64encode(body), b"base64", content_type or BINARY
 
 
+def shown_content_type(message: Message) -> str:
+    """The content type that clients are told."""
+    return message.content_type or _body(message)[2]
+
+
 def members(message: Message, epoch: int = 0) -> bytes:
     """The members of the object, without its braces."""
     body, encoding, content_type = _body(message)
-    text = b'"queue":%b,"id":%d,"content_type":%b,"body":%b,"encoding":"%b","created_at":"%b"' % (
+    text = (
+        b'"queue":%b,"id":%d,"content_type":%b,"body":%b,"encoding":"%b",'
+        b'"headers":%b,"priority":%d,"created_at":"%b"'
+    ) % (
         quoted(message.queue),
         message.id,
         quoted(content_type),
         body,
         encoding,
+        message.headers or b"{}",
+        message.priority,
         rfc3339(message.created_ms),
     )
+    if message.error:
+        text = b'%b,"error":%b' % (text, orjson.dumps(message.error))
     if message.placed:
         return b'%b,"cursor":"%d-%d"' % (text, epoch, message.id)
     return text
 
 
 def leased_members(message: Message, receipt: str, lease_until_ms: int) -> bytes:
-    """The same under a lease."""
-    return b'%b,"receipt":"%b","lease_until":"%b"' % (
+    """The same under a lease; one that a stream dealt tells no attempt."""
+    attempt = b',"attempt":%d' % message.attempt if message.attempt else b""
+    return b'%b%b,"receipt":"%b","lease_until":"%b"' % (
         members(message),
+        attempt,
         receipt.encode("ascii"),
         rfc3339(lease_until_ms),
     )

@@ -27,7 +27,8 @@ class Reply(NamedTuple):
     ``headers`` are sent besides Content-Length, Content-Type, Server, Date and Connection,
     which are added here. ``no_store`` adds ``Cache-Control: no-store``. ``wrap`` is what
     closes the call when JSONP wraps the body: ``callback(`` body without its line end ``wrap``;
-    the historic routes differ in it.
+    the historic routes differ in it. ``lines`` are header lines that differ from reply to reply,
+    each with its CR LF; nobody checks them, so who makes them answers for every byte.
     """
 
     status: int = 200
@@ -36,6 +37,7 @@ class Reply(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
     wrap: str = ");\r\n"
     no_store: bool = False
+    lines: bytes = b""
 
 
 def error_reply(status: int, why: str = "", headers: tuple[tuple[str, str], ...] = ()) -> Reply:
@@ -62,15 +64,16 @@ def encode(reply: Reply, connection: str = "", with_body: bool = True) -> bytes:
     204 and 304 have no body and no length; without ``with_body`` (HEAD) only the length is
     told. Raises ValueError for a header that cannot be sent.
     """
-    status, body, content_type, headers, _, no_store = reply
+    status, body, content_type, headers, _, no_store, lines = reply
     if no_store:
         headers = (*headers, NO_STORE)
     head = _head(status, content_type, headers, connection)
     if status in _BODILESS:
-        return b"%b%b\r\n" % (head, date_line())
-    return b"%b%bContent-Length: %d\r\n\r\n%b" % (
+        return b"%b%b%b\r\n" % (head, date_line(), lines)
+    return b"%b%b%bContent-Length: %d\r\n\r\n%b" % (
         head,
         date_line(),
+        lines,
         len(body),
         body if with_body else b"",
     )

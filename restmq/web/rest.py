@@ -103,8 +103,8 @@ class Queue(_Adding):
     @endpoint(Access.PRODUCER, jsonp=True)
     def delete(self, queue: str = "") -> Deferred[Reply]:
         """Delete all messages and end the streams; status 1 if there was something."""
-        purged: Deferred[bool] = self.broker.purge(queue)
-        return purged.addCallback(lambda was: _labelled_html({"queue": queue, "status": int(was)}))
+        purged: Deferred[int] = self.broker.purge(queue)
+        return purged.addCallback(lambda n: _labelled_html({"queue": queue, "status": int(n > 0)}))
 
 
 class Queues(Queue):

@@ -9,6 +9,7 @@ the raw socket and send plain text (seen), and a pull producer would never be as
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Final
 
@@ -69,6 +70,25 @@ def _is_bare(transport: tcp.Server) -> bool:
         or not transport.connected
         or transport.TLS
     )
+
+
+def has_closed(transport: interfaces.ITransport) -> bool:
+    """Whether the client has closed its side, even if the reactor has not told yet.
+
+    That is known of plain sockets only, and while nothing that the client sent waits to be read.
+    """
+    if not isinstance(transport, tcp.Server) or not _is_readable(transport):
+        return False
+    try:
+        return not transport.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _is_readable(transport: tcp.Server) -> bool:
+    return not (not transport.connected or transport.TLS)
 
 
 def is_drained(transport: tcp.Server) -> bool:

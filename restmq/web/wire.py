@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 HEAD_END: Final = b"\r\n\r\n"
 MAX_LEADING_LINES: Final = 4
 """Empty lines before a request that are skipped: old clients end a POST with one."""
+LARGE_BODY: Final = 16 * 1048576
+"""Bytes of a request that brings many messages."""
 MAX_CHUNK_LINE: Final = 1024
 MAX_CHUNK_EXTENSIONS: Final = 16384
 """Bytes of chunk extensions in one body; nobody uses them, and they are work for nothing."""
@@ -55,6 +57,7 @@ class Limits(NamedTuple):
     header_bytes: int = 32768
     headers: int = 100
     body: int = 3 * 1048576 + 65536
+    large_body: int = LARGE_BODY
     idle_seconds: float = 75
     connections: int = 10000
 
@@ -63,13 +66,16 @@ class Limits(NamedTuple):
         """The limits in the settings.
 
         A form is percent-encoded, so a message of n bytes may need a body of 3 n and its names.
+        ``large_body`` is for the few requests that bring many messages.
         """
+        body = 3 * settings.max_message_bytes + 65536
         return cls(
             request_line=settings.max_request_line,
             header_line=settings.max_header_line,
             header_bytes=settings.max_header_bytes,
             headers=settings.max_headers,
-            body=3 * settings.max_message_bytes + 65536,
+            body=body,
+            large_body=max(body, settings.max_batch_bytes),
             idle_seconds=settings.idle_timeout,
             connections=settings.max_connections,
         )
@@ -451,12 +457,12 @@ class Body(Protocol):
         """The whole body, once ``feed`` said it is there."""
 
 
-def body_reader(head: Head, limits: Limits) -> Body:
-    """The reader for the body this head announces; Refusal 413 if that is too long."""
+def body_reader(head: Head, limit: int) -> Body:
+    """The reader for the body this head announces; Refusal 413 if that is longer than the limit."""
     if head.body_length == CHUNKED:
-        return ChunkedBody(limits.body)
-    if head.body_length > limits.body:
-        raise Refusal(413, f"a request body has at most {limits.body} bytes")
+        return ChunkedBody(limit)
+    if head.body_length > limit:
+        raise Refusal(413, f"a request body has at most {limit} bytes")
     return FixedBody(head.body_length)
 
 

@@ -206,3 +206,51 @@ def test_a_reply_that_never_comes_leaves_the_outcome_unknown():
 def test_an_address_that_is_none_is_refused_at_once(address):
     with pytest.raises(ValueError, match="not the address of a broker"):
         Queues(address)
+
+
+# -- work queues --------------------------------------------------------------------------
+
+
+def test_a_message_is_there_until_it_is_acknowledged(queues, name):
+    assert queues.put(name, "work", headers={"X-Kind": "a"}, key="k") == 1
+    assert queues.put(name, "work", headers={"X-Kind": "a"}, key="k") == 1
+    (first,) = queues.receive(name, lease_seconds=60)
+    assert (first.text, first.attempt, first.headers) == ("work", 1, {"x-kind": "a"})
+    assert queues.receive(name) == []
+    assert queues.nack(first, delay_seconds=0, reason="busy") == [True]
+    (again,) = queues.receive(name, wait_seconds=10)
+    assert (again.id, again.attempt, again.error) == (1, 2, "busy")
+    assert queues.extend(again, lease_seconds=600) == [True]
+    assert queues.ack(first, again.receipt) == [False, True]
+    assert queues.ack(again) == [False]
+    assert queues.ack() == []
+
+
+def test_a_batch_of_all_kinds(queues, name):
+    bodies = ["text", b"\xff", {"body": {"a": [1]}}, {"body": "x", "content_type": "text/html"}]
+    assert queues.batch(name, bodies) == [1, 2, 3, 4]
+    found = queues.receive(f"{name}-nothing-here", name, limit=10)
+    assert [one.body for one in found] == [b"text", b"\xff", b'{"a":[1]}', b"x"]
+    assert found[2].json == {"a": [1]}
+    assert found[3].content_type == "text/html"
+    assert all(queues.ack(*found))
+
+
+def test_a_batch_says_what_is_not_in(queues, name):
+    items = [{"body": text, "idempotency_key": "same"} for text in "ab"]
+    assert queues.batch(name, items) == [1, "key_reused"]
+
+
+def test_what_is_put_with_a_delay_waits(queues, name):
+    queues.put(name, b"\x00later", delay_seconds=0.2, content_type="application/octet-stream")
+    assert queues.receive(name) == []
+    assert [one.body for one in queues.receive(name, wait_seconds=10)] == [b"\x00later"]
+
+
+def test_a_refusal_tells_why(queues, name):
+    queues.put(name, "x", delay_seconds=0)
+    with pytest.raises(Refused, match="under a lease only"):
+        queues.get(name)
+    with pytest.raises(Refused, match="limit") as caught:
+        queues.receive(name, limit=0)
+    assert caught.value.status == 400

@@ -86,7 +86,7 @@ def test_the_list_of_attributes_is_complete() -> None:
     read = {word.split(".")[1] for word in source.split() if word.startswith("transport.")}
     plain = {word.rstrip(",:)").split("(")[0] for word in read}
     methods = {"write", "registerProducer", "unregisterProducer"}
-    assert plain - methods <= {*READ_ATTRIBUTES, "socket.send"}
+    assert plain - methods <= {*READ_ATTRIBUTES, "socket.send", "socket.recv"}
 
 
 def test_a_short_reply_is_with_the_kernel_at_once() -> None:

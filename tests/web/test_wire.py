@@ -113,9 +113,9 @@ def test_expectations() -> None:
 def test_a_body_too_long_is_refused_before_it_comes() -> None:
     found = head("POST / HTTP/1.1", "Host: h", f"Content-Length: {LIMITS.body + 1}")
     with pytest.raises(Refusal) as refused:
-        body_reader(found, LIMITS)
+        body_reader(found, LIMITS.body)
     assert refused.value.status == 413
-    body_reader(head("POST / HTTP/1.1", "Host: h", f"Content-Length: {LIMITS.body}"), LIMITS)
+    body_reader(head("POST / HTTP/1.1", "Host: h", f"Content-Length: {LIMITS.body}"), LIMITS.body)
 
 
 @pytest.mark.parametrize("over", [0, 1])

@@ -204,6 +204,72 @@ def test_coming_back_with_a_cursor(connect: Connect, server: Daemon, queue: str)
     assert (gap["type"], gap["queue"], gap["oldest"]) == ("gap", queue, 1)
 
 
+def test_receive_settle_and_next(session: Session, queue: str) -> None:
+    items = [{"body": "a", "headers": {"X-A": "1"}}, {"body": {"b": 1}}, {"body": "c"}]
+    answer = session.do("batch", queue=queue, messages=items)
+    assert answer == {"results": [{"id": 1}, {"id": 2}, {"id": 3}], "failed": 0}
+    (first,) = session.do("receive", queue=queue, lease=60)["messages"]
+    assert (first["body"], first["attempt"], first["headers"]) == ("a", 1, {"x-a": "1"})
+    extended = session.do("extend", receipts=[first["receipt"]], lease=600)
+    assert extended["failed"] == 0
+    answer = session.do("ack", receipts=[first["receipt"]], next={"limit": 5})
+    assert [m["body"] for m in answer["messages"]] == [{"b": 1}, "c"]
+    held = answer["messages"][0]
+    session.do("nack", receipts=[held["receipt"]], delay=0, reason="no")
+    (again,) = session.do("receive", queues=[queue], wait=10)["messages"]
+    assert (again["attempt"], again["error"]) == (2, "no")
+    assert session.do("ack", receipts=[held["receipt"]])["failed"] == 1
+
+
+def test_a_put_says_all_that_http_can(session: Session, queue: str) -> None:
+    said = {"queue": queue, "body": "x", "idempotency_key": "k", "ttl": 60, "headers": {"a": "b"}}
+    assert session.do("put", **said) == {"queue": queue, "id": 1}
+    assert session.do("put", **said) == {"queue": queue, "id": 1, "replayed": True}
+    assert session.answer("put", **{**said, "body": "y"})["code"] == "key_reused"
+    session.do("put", queue=queue, body="later", delay=3600)
+    messages = session.do("receive", queue=queue, limit=10)["messages"]
+    assert [(m["body"], m["headers"]) for m in messages] == [("x", {"a": "b"})]
+
+
+def test_credit_brings_messages_as_they_come(
+    session: Session, connect: Connect, queue: str
+) -> None:
+    """So many and no more, until there is credit again."""
+    producer = connect()
+    producer.welcome()
+    answer = session.do("receive", queue=queue, credit=2, lease=60)
+    for body in "abcd":
+        producer.do("put", queue=queue, body=body)
+    held = [session.next() for _ in range(2)]
+    assert [(m["type"], m["body"], m["attempt"]) for m in held] == [
+        ("message", "a", 1),
+        ("message", "b", 1),
+    ]
+    assert session.do("ack", receipts=[m["receipt"] for m in held])["failed"] == 0
+    assert session.do("ping") == {}
+    assert session.pushed == []
+    assert session.do("credit", **answer, credit=1) == {"credit": 1}
+    assert session.next()["body"] == "c"
+    assert session.do("unsubscribe", **answer) == {"unsubscribed": [answer["receive"]]}
+    assert session.answer("credit", **answer, credit=1)["code"] == "bad_request"
+    (last,) = producer.do("receive", queue=queue)["messages"]
+    assert last["body"] == "d"
+
+
+def test_who_closes_while_it_waits_takes_nothing(
+    session: Session, connect: Connect, queue: str
+) -> None:
+    for said in ({"wait": 50}, {"credit": 5}):
+        leaving = connect()
+        leaving.welcome()
+        leaving.socket.send(json.dumps({"cmd": "receive", "queue": queue, **said}).encode())
+        leaving.do("ping")
+        leaving.close()
+    session.do("put", queue=queue, body="x")
+    (message,) = session.do("receive", queue=queue, wait=10)["messages"]
+    assert message["attempt"] == 1
+
+
 @pytest.mark.parametrize(
     ("command", "code"),
     [
@@ -218,7 +284,7 @@ def test_coming_back_with_a_cursor(connect: Connect, server: Daemon, queue: str)
         ({"cmd": "put", "queue": "q", "body": "!", "encoding": "base64"}, "bad_request"),
         (
             {"cmd": "put", "queue": "q", "body": "{", "content_type": "application/json"},
-            "bad_request",
+            "invalid_json",
         ),
         ({"cmd": "put", "queue": "q", "body": 1, "content_type": "\u00e9"}, "bad_request"),
         ({"cmd": "put", "queue": "q", "body": 1, "content_type": "a" * 256}, "bad_request"),
@@ -234,6 +300,18 @@ def test_coming_back_with_a_cursor(connect: Connect, server: Daemon, queue: str)
         ({"cmd": "ack"}, "bad_request"),
         ({"cmd": "ack", "receipts": [1]}, "bad_request"),
         ({"cmd": "auth", "user": "x"}, "bad_request"),
+        ({"cmd": "put", "queue": "q", "body": "x", "delay": "1"}, "bad_request"),
+        ({"cmd": "put", "queue": "q", "body": "x", "colour": 1}, "bad_request"),
+        ({"cmd": "batch", "queue": "q"}, "bad_request"),
+        ({"cmd": "batch", "queue": "q", "messages": [{"body": 1, "ttl": 0}]}, "bad_request"),
+        ({"cmd": "receive"}, "bad_request"),
+        ({"cmd": "receive", "queue": "q", "limit": 0}, "bad_request"),
+        ({"cmd": "receive", "queue": "q", "limit": 1, "credit": 1}, "bad_request"),
+        ({"cmd": "receive", "queue": "q", "credit": 1001}, "bad_request"),
+        ({"cmd": "credit", "receive": 1, "credit": 1}, "bad_request"),
+        ({"cmd": "extend", "receipts": ["x"]}, "bad_request"),
+        ({"cmd": "nack", "receipts": ["x"], "delay": -1}, "bad_request"),
+        ({"cmd": "ack", "receipts": ["x"], "next": []}, "bad_request"),
     ],
 )
 def test_mistakes_are_answered_and_the_connection_lives(

@@ -3,11 +3,11 @@
 -- Atomic: nothing added before survives, nothing added after is touched.
 -- KEYS: those of common.lua
 -- ARGV: none more
--- Returns: 1 if there was anything to delete, else 0. Ids go on counting; settings stay.
+-- Returns: how many were deleted. Ids go on counting; settings stay.
 check_types()
 local now = clock()
 local s = load_state()
-local had = (call('EXISTS', L, Y, KEYS[11]) > 0 or s.pos > s.done or s.out > 0) and 1 or 0
+local had = call('LLEN', L) + call('ZCARD', Y) + call('HLEN', KEYS[11]) + s.pos - s.done + s.out
 if deserted(s, now) then
   call('UNLINK', C, T, M)
   s.live = 0

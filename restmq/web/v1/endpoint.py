@@ -6,6 +6,7 @@ An error is ``application/problem+json`` (RFC 9457) with ``type``, ``title``, ``
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 from collections.abc import Collection
@@ -16,7 +17,8 @@ import orjson
 
 from restmq.errors import BadMember, BadRequest
 from restmq.web.endpoint import Endpoint, Refusal, Reply
-from restmq.web.v1.problems import code_of, problem_document
+from restmq.web.v1.given import Given, read_given
+from restmq.web.v1.problems import Fault, Problem, code_of, problem_document
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
@@ -29,6 +31,10 @@ RESERVED: Final = frozenset(
     )
 )
 """Words that end a path after a queue's name; no name ends with one."""
+
+_numbers: Final = itertools.count(1)
+_DAEMON: Final = secrets.token_hex(6)
+"""Begins every request id of this process."""
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f]")
@@ -48,8 +54,30 @@ def v1_name(name: str) -> str:
     return name
 
 
+def named_queue(path: str, given: Given) -> str:
+    """The queue a call is for: named in its path, or (there it is empty) by the parameter ``queue``.
+
+    Raises Problem.
+    """
+    named = given.text("queue")
+    if not path and named is None:
+        why = "queue must name the queue, in the path or as a parameter"
+        raise Problem("bad_request", why, faults=(Fault("queue", "is missing"),))
+    if path and named is not None:
+        fault = Fault(given.where("queue"), "is there twice")
+        raise Problem("bad_request", "the path names the queue already", faults=(fault,))
+    return v1_name(path or named or "")
+
+
 class V1Endpoint(Endpoint):
-    """A handler under ``/v1``."""
+    """A handler under ``/v1``. HEAD is there wherever GET takes nothing."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        get = cls.__dict__.get("get")
+        operation = getattr(get, "operation", None)
+        if operation is not None and not (operation.pops or operation.handshake):
+            cls.head = get  # type: ignore[attr-defined]
+        super().__init_subclass__(**kwargs)
 
     _request_id: str | None = None
 
@@ -58,15 +86,36 @@ class V1Endpoint(Endpoint):
         """The client's X-Request-Id if it is a good one, else one of ours."""
         if self._request_id is None:
             sent = self.request.headers.get("x-request-id", "")
-            self._request_id = sent if _REQUEST_ID.fullmatch(sent) else secrets.token_hex(8)
+            self._request_id = (
+                sent if _REQUEST_ID.fullmatch(sent) else f"{_DAEMON}-{next(_numbers)}"
+            )
         return self._request_id
+
+    @property
+    def request_id_line(self) -> bytes:
+        """The header line that tells it."""
+        return b"X-Request-Id: %b\r\n" % self.request_id.encode("ascii")
 
     def json(
         self, value: Any, status: int = 200, headers: tuple[tuple[str, str], ...] = ()
     ) -> Reply:
         """A value as a reply that nobody stores."""
-        more = (*headers, ("X-Request-Id", self.request_id))
-        return Reply(status, orjson.dumps(value) + b"\n", JSON, more, no_store=True)
+        return self.encoded(orjson.dumps(value) + b"\n", status, headers)
+
+    def encoded(
+        self,
+        body: bytes,
+        status: int = 200,
+        headers: tuple[tuple[str, str], ...] = (),
+        lines: bytes = b"",
+    ) -> Reply:
+        """JSON as a reply that nobody stores; ``lines`` as in Reply."""
+        lines = self.request_id_line + lines
+        return Reply(status, body, JSON, headers, no_store=True, lines=lines)
+
+    def nothing(self, status: int = 204) -> Reply:
+        """A reply without a body."""
+        return Reply(status, no_store=True, lines=self.request_id_line)
 
     def error(
         self,
@@ -79,14 +128,36 @@ class V1Endpoint(Endpoint):
         code = code_of(problem, status)
         if code == "store_full":
             status = 507
-        document = problem_document(status, code, why)
+        document = problem_document(status, code, why, problem)
         if isinstance(problem, BadMember):
             document["errors"] = [{"pointer": problem.pointer, "detail": problem.detail}]
         document["request_id"] = self.request_id
-        more = (*headers, ("X-Request-Id", self.request_id))
-        return Reply(status, orjson.dumps(document) + b"\n", PROBLEM, more, no_store=True)
+        body, lines = orjson.dumps(document) + b"\n", self.request_id_line
+        return Reply(status, body, PROBLEM, headers, no_store=True, lines=lines)
 
     # ---- parameters
+
+    def given(self, known: Collection[str], lists: Collection[str] = ()) -> Given:
+        """The parameters of the query and of the JSON object in the body, which may be missing.
+
+        With an Origin (a page) the type must be JSON, so that no form of another site passes.
+        Raises Problem; see `read_given`.
+        """
+        request = self.request
+        if request.body:
+            self.refuse_form()
+        return read_given(request.query, request.body, known, lists)
+
+    def given_in_query(self, known: Collection[str]) -> Given:
+        """The parameters of a call whose body is something else."""
+        return read_given(self.request.query, b"", known, ())
+
+    def refuse_form(self) -> None:
+        """Raise Refusal 415 for a body that a page sent and that does not say it is JSON."""
+        if dict.__contains__(self.request.headers, "origin"):
+            sent = self.request.headers.get("content-type", "").partition(";")[0].strip()
+            if sent.lower() != JSON:
+                raise Refusal(415, "from a page the type must be application/json")
 
     def query(self, known: Collection[str], several: Collection[str] = ()) -> dict[str, list[str]]:
         """The query's parameters by name. Raises BadRequest for unknown and repeated ones.
@@ -125,9 +196,7 @@ class V1Endpoint(Endpoint):
         body = self.request.body
         if not body:
             return {}
-        content_type = self.request.headers.get("content-type", "").partition(";")[0].strip()
-        if "origin" in self.request.headers and content_type.lower() != JSON:
-            raise Refusal(415, "from a page the type must be application/json")
+        self.refuse_form()
         try:
             value = orjson.loads(body)
         except orjson.JSONDecodeError as error:

@@ -1,36 +1,81 @@
-"""``/v1/ack`` and ``/v1/nack``: what became of messages that were handed out under a lease.
+"""``/v1/ack``, ``/v1/nack``, ``/v1/extend`` and ``/v1/leases/RECEIPT``: what becomes of leased messages.
 
-In: ``{"receipts": [...]}``. Out: ``{"results": [{"ok": true} or {"ok": false, "code": ...}], "failed": n}``,
-one result for each receipt in their order; 200 if any counted, 409 if none did.
+In: ``{"receipts": [...]}``, of any queues. Out: ``{"results": [{"ok": true} or {"ok": false, "code": ...}], "failed": n}``,
+one result for each receipt in their order; 200 if any counted, 409 if none did. A stale receipt changes
+nothing. ``next`` in an ack receives at once; where no receipt counted nothing is received, since a
+client may not look into a 409 for messages.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
 from restmq.core import jobs, receipts
+from restmq.core.jobs import MAX_REASON, Leased, Verb
 from restmq.core.receipts import Receipt
-from restmq.errors import BadRequest
-from restmq.web.describe import BOOLEAN, RECEIPT, STRING, WHOLE, describe, items, record
+from restmq.web.describe import (
+    BOOLEAN,
+    NAME,
+    RECEIPT,
+    SECONDS,
+    STRING,
+    WHOLE,
+    describe,
+    items,
+    record,
+    seconds,
+)
 from restmq.web.endpoint import Access, Reply, endpoint
 from restmq.web.v1.endpoint import V1Endpoint
+from restmq.web.v1.given import Given
+from restmq.web.v1.messages import LEASED_MESSAGE
+from restmq.web.v1.new_messages import MAX_SECONDS
+from restmq.web.v1.problems import Fault, Problem
+from restmq.web.v1.receive import (
+    ASKED,
+    FIELDS,
+    MAX_QUEUES,
+    Asked,
+    messages_member,
+    read_asked,
+    read_lease,
+    read_queues,
+    wait_for,
+)
 
 MAX_RECEIPTS: Final = 1000
 
 
-def read_receipts(value: Any) -> list[Receipt | None]:
-    """The receipts; None for a text that is none. Raises BadRequest."""
-    if not isinstance(value, list) or not 1 <= len(value) <= MAX_RECEIPTS:
-        raise BadRequest(f"receipts must be a list of 1 to {MAX_RECEIPTS} receipts")
-    for place, text in enumerate(value):
-        if not isinstance(text, str):
-            raise BadRequest(f"/receipts/{place} must be a string")
-    return [receipts.decode(text) for text in value]
+def read_receipts(given: Given) -> list[Receipt | None]:
+    """The receipts; None for a text that is none. Raises Problem."""
+    texts = given.texts("receipts", MAX_RECEIPTS)
+    if texts is None:
+        fault = Fault("/receipts", "is missing")
+        raise Problem("bad_request", "receipts must be a list of receipts", faults=(fault,))
+    return [receipts.decode(text) for text in texts]
 
 
-def acknowledge(broker: Any, given: list[Receipt | None], done: bool) -> Deferred[list[str]]:
+def read_nack(given: Given) -> jobs.Nack:
+    """``delay`` (the queue's backoff if it is not there) and ``reason``. Raises Problem."""
+    delay, reason = given.seconds("delay", 0, MAX_SECONDS), given.text("reason") or ""
+    if len(reason.encode("utf-8")) > MAX_REASON:
+        raise given.wrong("reason", f"has at most {MAX_REASON} bytes", reason)
+    return jobs.Nack(None if delay is None else round(delay * 1000), reason)
+
+
+def read_extend(given: Given, settings: Any) -> jobs.Extend:
+    """``lease``, from now on. Raises Problem."""
+    lease_ms = read_lease(given, settings)
+    if lease_ms is None:
+        fault = Fault("lease", "is missing")
+        raise Problem("bad_request", "lease must say for how long from now", faults=(fault,))
+    return jobs.Extend(lease_ms)
+
+
+def settle(broker: Any, given: Sequence[Receipt | None], verb: Verb) -> Deferred[list[str]]:
     """For each receipt "" if it counted, else the code that says why not."""
     real = [receipt for receipt in given if receipt is not None]
 
@@ -41,16 +86,32 @@ def acknowledge(broker: Any, given: list[Receipt | None], done: bool) -> Deferre
             for receipt in given
         ]
 
-    acknowledged: Deferred[list[bool]] = broker.settle(real, jobs.Ack() if done else jobs.Nack(0))
-    return acknowledged.addCallback(counted)
+    settled: Deferred[list[bool]] = broker.settle(real, verb)
+    return settled.addCallback(counted)
 
 
-def results(codes: list[str]) -> dict[str, Any]:
-    """The members of the answer."""
-    return {
-        "results": [{"ok": False, "code": code} if code else {"ok": True} for code in codes],
-        "failed": sum(map(bool, codes)),
-    }
+_OK: Final = b'{"ok":true}'
+_FAILED: Final = {
+    code: b'{"ok":false,"code":"%b"}' % code.encode("ascii")
+    for code in ("bad_receipt", "stale_receipt")
+}
+
+
+def results_member(codes: Sequence[str]) -> bytes:
+    """``"results": [...], "failed": n``."""
+    if not any(codes):
+        return b'"results":[%b],"failed":0' % b",".join([_OK] * len(codes))
+    every = b",".join([_FAILED[code] if code else _OK for code in codes])
+    return b'"results":[%b],"failed":%d' % (every, sum(map(bool, codes)))
+
+
+def read_next(given: Given, settings: Any, of: Sequence[Receipt | None]) -> Asked | None:
+    """``next`` of an ack: what to receive then, by default from the queues of the receipts."""
+    wanted = given.object("next", (*FIELDS, "queues"))
+    if wanted is None:
+        return None
+    queues = read_queues(wanted)
+    return read_asked(wanted, settings, queues or list({r.queue: None for r in of if r}))
 
 
 RESULTS: Final = record(
@@ -59,29 +120,98 @@ RESULTS: Final = record(
 )
 
 
-class _Acknowledging(V1Endpoint):
-    done = True
+ACKED: Final = record(
+    {"messages?": items(LEASED_MESSAGE)},
+    results=items(record({"ok": BOOLEAN, "code?": STRING})),
+    failed=WHOLE,
+)
+RECEIPTS: Final = items(RECEIPT, 1, MAX_RECEIPTS)
+NEXT: Final = record(
+    {
+        "queue?": NAME,
+        "queues?": items(NAME, 1, MAX_QUEUES),
+        **{f"{name}?": schema for name, schema in ASKED.items()},
+    }
+)
+
+
+class Ack(V1Endpoint):
+    """``/v1/ack``: the messages are done."""
 
     @endpoint(Access.COMET, Access.CONSUMER)
     @describe(
-        body=record(receipts=items(RECEIPT, 1, MAX_RECEIPTS)),
+        body=record({"next?": NEXT}, receipts=RECEIPTS),
+        replies={200: ACKED, 409: RESULTS},
+    )
+    def post(self) -> Deferred[Reply]:
+        """Acknowledge, and receive the next if that is wanted."""
+        given = self.given(("next",), ("receipts",))
+        of = read_receipts(given)
+        then = read_next(given, self.settings, of)
+        return settle(self.broker, of, jobs.Ack()).addCallback(self._settled, then)
+
+    def _settled(self, codes: list[str], then: Asked | None) -> Reply | Deferred[Reply]:
+        if all(codes):
+            return self.encoded(b"{%b}\n" % results_member(codes), 409)
+        if then is None:
+            return self.encoded(b"{%b}\n" % results_member(codes))
+        receiving = self.broker.receive(*then, key=b"")
+        received = wait_for(self.exchange, receiving, then.wait_seconds)
+        return received.addCallback(self._with_next, codes)
+
+    def _with_next(self, messages: list[Leased], codes: list[str]) -> Reply:
+        return self.encoded(b"{%b,%b}\n" % (results_member(codes), messages_member(messages)))
+
+
+class _Settling(V1Endpoint):
+    def settle(self, of: list[Receipt | None], verb: Verb) -> Deferred[Reply]:
+        """The answer to receipts that are settled so."""
+        return settle(self.broker, of, verb).addCallback(self._answer)
+
+    def _answer(self, codes: list[str]) -> Reply:
+        return self.encoded(b"{%b}\n" % results_member(codes), 409 if all(codes) else 200)
+
+
+class Nack(_Settling):
+    """``/v1/nack``: they are not done, and come again after a while."""
+
+    @endpoint(Access.COMET, Access.CONSUMER)
+    @describe(
+        body=record({"delay?": seconds(0, MAX_SECONDS), "reason?": STRING}, receipts=RECEIPTS),
         replies={200: RESULTS, 409: RESULTS},
     )
     def post(self) -> Deferred[Reply]:
-        """Acknowledge, or give back."""
-        self.query(())
-        given = read_receipts(self.object(("receipts",)).get("receipts"))
-        return acknowledge(self.broker, given, self.done).addCallback(self._answer)
-
-    def _answer(self, codes: list[str]) -> Reply:
-        return self.json(results(codes), 409 if all(codes) else 200)
+        """Give back."""
+        given = self.given(("delay", "reason"), ("receipts",))
+        return self.settle(read_receipts(given), read_nack(given))
 
 
-class Ack(_Acknowledging):
-    """``/v1/ack``: the messages are done."""
+class Extend(_Settling):
+    """``/v1/extend``: they take longer."""
+
+    @endpoint(Access.COMET, Access.CONSUMER)
+    @describe(body=record(receipts=RECEIPTS, lease=SECONDS), replies={200: RESULTS, 409: RESULTS})
+    def post(self) -> Deferred[Reply]:
+        """Lease them anew from now on."""
+        given = self.given(("lease",), ("receipts",))
+        return self.settle(read_receipts(given), read_extend(given, self.settings))
 
 
-class Nack(_Acknowledging):
-    """``/v1/nack``: they are not, and go to another consumer at once."""
+class Lease(V1Endpoint):
+    """``/v1/leases/RECEIPT``: for workers that have nothing but an address."""
 
-    done = False
+    @endpoint(Access.COMET, Access.CONSUMER)
+    @describe(replies={204: None})
+    def delete(self, receipt: str) -> Deferred[Reply]:
+        """The message is done."""
+        self.given(())
+        found = receipts.decode(receipt)
+        if found is None:
+            raise Problem("bad_receipt", "the path ends with no receipt")
+        settled: Deferred[list[bool]] = self.broker.settle([found], jobs.Ack())
+        return settled.addCallback(self._done)
+
+    def _done(self, counted: list[bool]) -> Reply:
+        if not counted[0]:
+            raise Problem("stale_receipt", "the lease ended, or it was settled before")
+        return self.nothing()

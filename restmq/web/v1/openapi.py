@@ -29,6 +29,8 @@ from restmq.web.v1.endpoint import MAX_NAME_BYTES, V1Endpoint
 COVERED: Final = re.compile(r"/(?:v1/|livez|readyz|health|openapi|errors/)")
 """The routes the document is about, by how their patterns begin."""
 
+UNNAMED: Final = "()"
+"""In a pattern: the queue is not in the path, but a parameter of the query or the body."""
 _GROUP: Final = re.compile(r"\([^()]*\)")
 
 SCHEMAS: Final[Mapping[str, Schema]] = {
@@ -47,7 +49,10 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "status": {"type": "integer"},
             "code": {"type": "string", "description": "the error in one word, as /errors/ has it"},
             "detail": STRING,
-            "errors": {"type": "array", "items": record(pointer=STRING, detail=STRING)},
+            "errors": {
+                "type": "array",
+                "items": record({"pointer?": STRING, "parameter?": STRING}, detail=STRING),
+            },
             "line": {"type": "integer", "description": "of an ndjson body, from 1"},
             "request_id": STRING,
         },
@@ -78,7 +83,12 @@ class Call(NamedTuple):
     def path(self) -> str:
         """The path with its parameters in braces."""
         names = iter(self.names)
-        return _GROUP.sub(lambda _: f"{{{next(names)}}}", self.pattern).replace("\\", "")
+
+        def spelt(group: re.Match[str]) -> str:
+            name = next(names)
+            return "" if group[0] == UNNAMED else f"{{{name}}}"
+
+        return _GROUP.sub(spelt, self.pattern).replace("\\", "")
 
 
 def calls(routes: Iterable[tuple[Any, ...]]) -> Iterator[Call]:
@@ -130,7 +140,9 @@ def _operation(call: Call, description: Description) -> dict[str, Any]:
                 "schema": description.path.get(n) or _path(n),
             }
             for n in call.names
+            if f"{{{n}}}" in call.path
         ),
+        *({"name": n, "in": "query", "schema": _path(n)} for n in call.names if n not in call.path),
         *({"name": n, "in": "query", "schema": s} for n, s in description.query.items()),
         *({"name": n, "in": "header", "schema": s} for n, s in description.headers.items()),
     ]

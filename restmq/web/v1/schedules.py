@@ -197,7 +197,7 @@ class OneSchedule(_OfSchedules):
         return removed.addCallback(lambda _: Reply(204, no_store=True))
 
 
-class Pause(_OfSchedules):
+class PauseSchedule(_OfSchedules):
     """``/v1/schedules/NAME/pause``."""
 
     @endpoint(Access.PRODUCER)
@@ -208,7 +208,7 @@ class Pause(_OfSchedules):
         return done.addCallback(lambda _: self.look(name))
 
 
-class Resume(_OfSchedules):
+class ResumeSchedule(_OfSchedules):
     """``/v1/schedules/NAME/resume``."""
 
     @endpoint(Access.PRODUCER)

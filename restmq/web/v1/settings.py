@@ -11,7 +11,7 @@ from restmq.rules.profiles import MAX_ORDER, NAME_PATTERN, Profile, profile_name
 from restmq.rules.queue_settings import Merged
 from restmq.web.describe import CURSOR, STRING, describe, items, record, whole
 from restmq.web.endpoint import Access, Refusal, Reply, endpoint
-from restmq.web.v1.endpoint import V1Endpoint, v1_name
+from restmq.web.v1.endpoint import V1Endpoint, named_queue, v1_name
 
 TRUTH: Final = {"1": True, "true": True, "0": False, "false": False}
 PROFILES_AT_ONCE: Final = 100
@@ -45,10 +45,9 @@ class Settings(V1Endpoint):
 
         For a queue that is not there: what it would do, were it made by ``/v1``.
         """
-        text = self.query(("explain",)).get("explain", ["0"])[0]
-        if text not in TRUTH:
-            raise BadRequest(f"explain is 1 or 0 (true or false), not {text!r}")
-        return self._shown(await self.broker.queue_settings.look(v1_name(queue)), TRUTH[text])
+        given = self.given_in_query(("queue", "explain"))
+        name, explain = named_queue(queue, given), given.truth("explain")
+        return self._shown(await self.broker.queue_settings.look(name), explain)
 
     @endpoint(Access.PRODUCER)
     @describe(body=PATCH, replies={200: SHOWN})
@@ -66,8 +65,7 @@ class Settings(V1Endpoint):
         return await self._change(queue, replace=True)
 
     async def _change(self, queue: str, *, replace: bool) -> Reply:
-        self.query(())
-        name = v1_name(queue)
+        name = named_queue(queue, self.given_in_query(("queue",)))
         changes = queue_settings.read(self.object(None), v1_name)
         changed = await self.broker.queue_settings.change(name, changes, replace=replace)
         return self._shown(changed)

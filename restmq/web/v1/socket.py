@@ -10,8 +10,6 @@ A page cannot see the status of a refused handshake, so who may not come in is l
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
@@ -20,8 +18,9 @@ import orjson
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 
+from restmq.core.jobs import Ack, Leased, Verb
 from restmq.errors import BadRequest, RestMQError
-from restmq.message import Message, Mode
+from restmq.message import Message, Put
 from restmq.rules.acl import Decision
 from restmq.web import handshake, streams
 from restmq.web.choices import PARAMETERS, read_choices, read_cursors
@@ -38,7 +37,6 @@ from restmq.web.endpoint import (
     origin_refusal,
 )
 from restmq.web.message_json import leased_members, members
-from restmq.web.rest import refuse_larger, ttl_ms
 from restmq.web.socket import PING_FRAME, Connection, Way, text_frame
 from restmq.web.stream import (
     DELETED,
@@ -49,10 +47,22 @@ from restmq.web.stream import (
     Stream,
     bound_kernel_buffer,
 )
-from restmq.web.v1.endpoint import V1Endpoint, v1_name
-from restmq.web.v1.leases import acknowledge, read_receipts, results
-from restmq.web.v1.problems import code_of
-from restmq.web.v1.queues import stated_type
+from restmq.web.transmit import has_closed
+from restmq.web.v1.endpoint import V1Endpoint, named_queue
+from restmq.web.v1.given import Given
+from restmq.web.v1.leases import (
+    read_extend,
+    read_nack,
+    read_next,
+    read_receipts,
+    results_member,
+    settle,
+)
+from restmq.web.v1.messages import refuse_larger, result_of, results_of
+from restmq.web.v1.new_messages import Bounds, Item, read_batch, read_command
+from restmq.web.v1.problems import Problem, code_of
+from restmq.web.v1.receive import FIELDS, Asked, Waiting, messages_member, read_asked, read_queues
+from restmq.web.v1.standing import MAX_CREDIT, Standing
 from restmq.web.wires import Gap, PerLife, retry_ms
 
 if TYPE_CHECKING:
@@ -147,6 +157,9 @@ class Session(Connection):
         self._protocols = asked.protocols
         self._shown = shown
         self._streams: dict[str, Stream] = {}
+        self._waiting: set[Waiting] = set()
+        self._standing: dict[int, Standing] = {}
+        self._next_standing = 1
         self._under_way = 0
         self._timers: list[IDelayedCall] = []
         self._wire = frames(None)
@@ -154,8 +167,8 @@ class Session(Connection):
     # ---- the connection
 
     def allowance(self) -> int:
-        """What was dealt is always sent: its room bounds it, for each subscription."""
-        return DEALT_BYTES * len(self._streams)
+        """What was dealt is always sent: its room bounds it, for each subscription and receive."""
+        return DEALT_BYTES * (len(self._streams) + len(self._standing) + len(self._waiting))
 
     def subprotocol(self) -> str | None:
         """Ours, if the client names it; a client that names none speaks it all the same."""
@@ -207,6 +220,9 @@ class Session(Connection):
 
     def closing(self) -> None:
         """The daemon ends: tell the client when to come back, once it has what is in hand."""
+        for waiting in tuple(self._waiting):
+            waiting.end()
+        self._stop_standing()
         clogged = any(stream.clogged for stream in self._streams.values())
         if self._over or self._under_way or clogged:
             return  # we are asked again
@@ -221,6 +237,14 @@ class Session(Connection):
         streams_here, self._streams = self._streams, {}
         for stream in streams_here.values():
             stream.left()
+        for waiting in tuple(self._waiting):
+            waiting.give_up()
+        self._stop_standing()
+
+    def _stop_standing(self) -> None:
+        standing_here, self._standing = self._standing, {}
+        for standing in standing_here.values():
+            standing.stop()
 
     def _say(self, word: str, value: Mapping[str, Any]) -> None:
         if not self._over:
@@ -253,13 +277,9 @@ class Session(Connection):
         if found is None:
             raise BadRequest(f"cmd is one of {', '.join(COMMANDS)}, not {word!r}")
         function, access, known = found
-        unknown = [name for name in command if name not in known and not name.startswith("_")]
-        if unknown:
-            names = ", ".join(sorted(known)) or "none"
-            raise BadRequest(f"unknown member {unknown[0]!r}; known here: {names}")
         if self._decide(access) is not Decision.ALLOW:
             raise Refusal(401, "this needs a name and a password: send auth first")
-        return function(self, command)
+        return function(self, Given.of_object(command, known))
 
     def _reply(self, value: Mapping[str, Any], number: Any) -> None:
         self._say("reply", {"id": number, "result": value})
@@ -267,7 +287,7 @@ class Session(Connection):
     def _failed(self, failure: Failure, number: Any) -> None:
         error = failure.value
         if isinstance(error, Refusal):
-            self._error(number, error.status, code_of(error, error.status), error.why)
+            self._error(number, error.status, code_of(error, error.status), error.why, error)
             return
         if isinstance(error, RestMQError):
             status = next((STATUS[k] for k in type(error).__mro__ if k in STATUS), 500)
@@ -276,8 +296,16 @@ class Session(Connection):
         log.failure("a command on /v1/ws failed", failure)
         self._error(number, 500, "internal_error", "a fault of ours; the log has the traceback")
 
-    def _error(self, number: Any, status: int, code: str, detail: str) -> None:
-        value = {"id": number, "code": code, "status": status, "detail": detail}
+    def _error(
+        self,
+        number: Any,
+        status: int,
+        code: str,
+        detail: str,
+        problem: BaseException | None = None,
+    ) -> None:
+        more = problem.members() if isinstance(problem, Problem) else {}
+        value = {"id": number, "code": code, "status": status, "detail": detail, **more}
         self._say("error", value)
 
     def _started(self) -> None:
@@ -292,22 +320,80 @@ class Session(Connection):
 
     # ---- what can be done
 
-    def put(self, command: dict[str, Any]) -> Any:
-        """``{"queue", "body", "content_type"?, "encoding"?, "ttl"?}`` -> ``{"queue", "id"}``."""
-        queue = v1_name(_text(command, "queue"))
-        body, content_type = _body(command)
-        refuse_larger(body, self.settings.max_message_bytes)
-        ttl = command.get("ttl")
-        if ttl is not None and (isinstance(ttl, bool) or not isinstance(ttl, int | float | str)):
-            raise BadRequest("ttl is a number of seconds above 0")
-        ms = 0 if ttl is None else ttl_ms(str(ttl))
-        added: Deferred[int] = self.broker.add(queue, body, ms, content_type, Mode.JOBS)
-        return added.addCallback(lambda number: {"queue": queue, "id": number})
+    def put(self, given: Given) -> Any:
+        """``{"queue", "body", "content_type"?, "encoding"?, "ttl"? ...}`` -> ``{"queue", "id"}``."""
+        queue = named_queue("", given)
+        message = read_command(given.members(MESSAGE), Bounds.of(self.settings))
+        refuse_larger(message.body, self.settings.max_message_bytes)
+        put: Deferred[list[Put]] = self.broker.put(queue, [message])
+        return put.addCallback(lambda puts: result_of(puts[0], queue))
 
-    def subscribe(self, command: dict[str, Any]) -> Any:
+    def batch(self, given: Given) -> Any:
+        """``{"queue", "messages"}`` -> ``{"results", "failed"}``."""
+        queue = named_queue("", given)
+        data = orjson.dumps(given.members(("messages",)))
+        batch = read_batch(data, Bounds.of(self.settings))
+        put: Deferred[list[Put]] = self.broker.put(queue, batch.messages)
+        return put.addCallback(lambda puts: _result(results_of(puts)[0]))
+
+    def receive(self, given: Given) -> Any:
+        """``{"queue" or "queues", "limit"?, "wait"?, "lease"?}`` -> ``{"messages"}``.
+
+        With ``credit``, and without limit and wait, so many messages come by themselves, each a frame
+        of type ``message``; the answer is ``{"receive"}``, the number for `credit` and `unsubscribe`.
+        """
+        asked = read_asked(given, self.settings, read_queues(given))
+        if not asked.queues:
+            raise BadRequest("queue names one queue, or queues is a list of them")
+        if "credit" not in given:
+            return self._receive(asked).addCallback(lambda m: _result(messages_member(m)))
+        for name in ("limit", "wait"):
+            if name in given:
+                raise given.wrong(name, "does not go with credit", given.members((name,))[name])
+        credit = given.whole("credit", 0, 1, MAX_CREDIT)
+        self._refuse_too_many(1)
+        number, self._next_standing = self._next_standing, self._next_standing + 1
+        standing = Standing(self.broker, self.outlet, asked, self._deliver, self._is_there)
+        self._standing[number] = standing
+        # After the reply: the client learns the number before it gets anything.
+        self.broker.clock.callLater(0, standing.give, credit)
+        return {"receive": number}
+
+    def _deliver(self, leased: Leased) -> None:
+        message, receipt, until_ms = leased
+        self.outlet.send(self._wire.leased(message, receipt.encode(), until_ms))
+
+    def _is_there(self) -> bool:
+        return not (self._over or self.transport is None or has_closed(self.transport))
+
+    def _receive(self, asked: Asked) -> Deferred[list[Leased]]:
+        receiving = self.broker.receive(*asked, key=b"")
+        waiting = Waiting(receiving, self._is_there)
+        self._waiting.add(waiting)
+
+        def done(result: Any) -> Any:
+            self._waiting.discard(waiting)
+            return result
+
+        return waiting.answer.addBoth(done)
+
+    def credit(self, given: Given) -> dict[str, int]:
+        """``{"receive", "credit"}``: so many more may come -> ``{"credit"}``, all that may."""
+        standing = self._standing_of(given)
+        standing.give(given.whole("credit", 0, 1, MAX_CREDIT - standing.credit))
+        return {"credit": standing.credit}
+
+    def _standing_of(self, given: Given) -> Standing:
+        number = given.whole("receive", 0, 1, 2**53)
+        if number not in self._standing:
+            raise given.wrong("receive", "is the number of a receive with credit", number)
+        return self._standing[number]
+
+    def subscribe(self, given: Given) -> Any:
         """``{"queue" or "queues", choices...}`` -> ``{"subscribed": [...]}``; messages follow."""
-        queues = _queues(command)
-        texts = {name: _as_text(name, command[name]) for name in PARAMETERS if name in command}
+        queues = _queues(given)
+        chosen = given.members(PARAMETERS)
+        texts = {name: _as_text(name, value) for name, value in chosen.items()}
         choices = read_choices(texts, self.settings, heartbeat=0)
         cursors = read_cursors(texts.get("cursor"), len(queues))
         for queue in queues:
@@ -319,7 +405,7 @@ class Session(Connection):
         return checked.addCallback(lambda _: self._subscribe(wanted, choices))
 
     def _refuse_too_many(self, more: int) -> None:
-        if len(self._streams) + more > MAX_SUBSCRIPTIONS:
+        if len(self._streams) + len(self._standing) + more > MAX_SUBSCRIPTIONS:
             raise BadRequest(f"a connection has at most {MAX_SUBSCRIPTIONS} subscriptions")
 
     def _subscribe(
@@ -346,32 +432,53 @@ class Session(Connection):
         else:
             self._say("closing", {"queue": queue, "reason": reason})
 
-    def unsubscribe(self, command: dict[str, Any]) -> dict[str, list[str]]:
-        """``{"queue" or "queues"}`` -> ``{"unsubscribed": [...]}``; what is leased goes back."""
-        gone = [queue for queue in _queues(command) if queue in self._streams]
+    def unsubscribe(self, given: Given) -> dict[str, list[Any]]:
+        """``{"queue" or "queues"}`` -> ``{"unsubscribed": [...]}``; what a stream has leased goes back.
+
+        ``{"receive"}`` ends a receive with credit; what it handed out stays leased.
+        """
+        if "receive" in given:
+            self._standing_of(given).stop()
+            number = given.whole("receive", 0, 1, 2**53)
+            del self._standing[number]
+            return {"unsubscribed": [number]}
+        gone = [queue for queue in _queues(given) if queue in self._streams]
         for queue in gone:
             self._streams.pop(queue).left()
         return {"unsubscribed": gone}
 
-    def ack(self, command: dict[str, Any]) -> Any:
-        """``{"receipts"}`` -> ``{"results", "failed"}``."""
-        return self._acknowledge(command, True)
+    def ack(self, given: Given) -> Any:
+        """``{"receipts", "next"?}`` -> ``{"results", "failed", "messages"?}``."""
+        of = read_receipts(given)
+        then = read_next(given, self.settings, of)
+        return settle(self.broker, of, Ack()).addCallback(self._acknowledged, then)
 
-    def nack(self, command: dict[str, Any]) -> Any:
-        """The same; they go to another consumer at once."""
-        return self._acknowledge(command, False)
+    def _acknowledged(self, codes: list[str], then: Asked | None) -> Any:
+        results = results_member(codes)
+        if then is None or all(codes) or self._over:
+            return _result(results)
+        received = self._receive(then)
+        return received.addCallback(lambda m: _result(b"%b,%b" % (results, messages_member(m))))
 
-    def _acknowledge(self, command: dict[str, Any], done: bool) -> Any:
-        given = read_receipts(command.get("receipts"))
-        return acknowledge(self.broker, given, done).addCallback(results)
+    def nack(self, given: Given) -> Any:
+        """``{"receipts", "delay"?, "reason"?}`` -> ``{"results", "failed"}``."""
+        return self._settle(given, read_nack(given))
 
-    def ping(self, command: dict[str, Any]) -> dict[str, Any]:
+    def extend(self, given: Given) -> Any:
+        """``{"receipts", "lease"}`` -> ``{"results", "failed"}``."""
+        return self._settle(given, read_extend(given, self.settings))
+
+    def _settle(self, given: Given, verb: Verb) -> Any:
+        settled = settle(self.broker, read_receipts(given), verb)
+        return settled.addCallback(lambda codes: _result(results_member(codes)))
+
+    def ping(self, given: Given) -> dict[str, Any]:
         """An answer."""
         return {}
 
-    def auth(self, command: dict[str, Any]) -> dict[str, Any]:
+    def auth(self, given: Given) -> dict[str, Any]:
         """``{"user", "password"}``: who this is, from now on."""
-        shown = _text(command, "user"), _text(command, "password")
+        shown = _text(given, "user"), _text(given, "password")
         acl, address = self._application.acl, self._remote_ip
         asked = [
             access
@@ -384,11 +491,16 @@ class Session(Connection):
         return {}
 
 
-def _text(command: dict[str, Any], name: str) -> str:
-    value = command.get(name)
-    if not isinstance(value, str):
+def _result(members: bytes) -> orjson.Fragment:
+    """A result that is encoded already."""
+    return orjson.Fragment(b"{%b}" % members)
+
+
+def _text(given: Given, name: str) -> str:
+    text = given.text(name)
+    if text is None:
         raise BadRequest(f"{name} must be a string")
-    return value
+    return text
 
 
 def _as_text(name: str, value: object) -> str:
@@ -402,51 +514,29 @@ def _as_text(name: str, value: object) -> str:
     raise BadRequest(f"{name} is a string, a number or a truth value")
 
 
-def _queues(command: dict[str, Any]) -> list[str]:
-    given = command.get("queues", [command.get("queue")])
-    if not isinstance(given, list) or not given or ("queue" in command and "queues" in command):
+def _queues(given: Given) -> list[str]:
+    queues = read_queues(given)
+    if not queues:
         raise BadRequest("queue names one queue, or queues is a list of them")
-    if not all(isinstance(name, str) for name in given) or len(set(given)) != len(given):
-        raise BadRequest("queues are different strings")
-    return [v1_name(name) for name in given]
+    return queues
 
 
-def _body(command: dict[str, Any]) -> tuple[bytes, str | None]:
-    """The body's bytes and the type to keep. Raises BadRequest."""
-    if "body" not in command:
-        raise BadRequest("body must be there")
-    value, encoding = command["body"], command.get("encoding")
-    sent = command.get("content_type", "")
-    if not isinstance(sent, str) or encoding not in (None, "json", "text", "base64"):
-        raise BadRequest("content_type is a string, encoding one of json, text, base64")
-    if encoding == "json" or (encoding is None and not isinstance(value, str)):
-        body = orjson.dumps(value)
-        return body, stated_type(sent or "application/json", body)
-    if not isinstance(value, str):
-        raise BadRequest(f"with encoding {encoding} the body is a string")
-    if encoding == "base64":
-        try:
-            body = b64decode(value, validate=True)
-        except (binascii.Error, ValueError):
-            raise BadRequest("the body is not valid base64") from None
-        return body, stated_type(sent or "application/octet-stream", body)
-    body = value.encode("utf-8")
-    return body, stated_type(sent, body) if sent else None
-
-
+MESSAGE: Final = frozenset(Item.__struct_fields__)
 _ANY: Final[frozenset[str]] = frozenset()
-COMMANDS: Final[
-    Mapping[str, tuple[Callable[[Session, dict[str, Any]], Any], Access, frozenset[str]]]
-] = {
-    "put": (
-        Session.put,
-        Access.PRODUCER,
-        frozenset(("queue", "body", "content_type", "encoding", "ttl")),
-    ),
+COMMANDS: Final[Mapping[str, tuple[Callable[[Session, Given], Any], Access, frozenset[str]]]] = {
+    "put": (Session.put, Access.PRODUCER, MESSAGE | {"queue"}),
+    "batch": (Session.batch, Access.PRODUCER, frozenset(("queue", "messages"))),
     "subscribe": (Session.subscribe, Access.WEBSOCKET, PARAMETERS | {"queue", "queues"}),
-    "unsubscribe": (Session.unsubscribe, Access.WEBSOCKET, frozenset(("queue", "queues"))),
-    "ack": (Session.ack, Access.WEBSOCKET, frozenset(("receipts",))),
-    "nack": (Session.nack, Access.WEBSOCKET, frozenset(("receipts",))),
+    "unsubscribe": (
+        Session.unsubscribe,
+        Access.WEBSOCKET,
+        frozenset(("queue", "queues", "receive")),
+    ),
+    "receive": (Session.receive, Access.WEBSOCKET, frozenset((*FIELDS, "queues", "credit"))),
+    "credit": (Session.credit, Access.WEBSOCKET, frozenset(("receive", "credit"))),
+    "ack": (Session.ack, Access.WEBSOCKET, frozenset(("receipts", "next"))),
+    "nack": (Session.nack, Access.WEBSOCKET, frozenset(("receipts", "delay", "reason"))),
+    "extend": (Session.extend, Access.WEBSOCKET, frozenset(("receipts", "lease"))),
     "ping": (Session.ping, Access.NONE, _ANY),
     "auth": (Session.auth, Access.NONE, frozenset(("user", "password"))),
 }
