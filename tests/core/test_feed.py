@@ -48,6 +48,7 @@ class Client:
     def __init__(self, frozen: bool = False, acks: bool = False, room: int = ROOM) -> None:
         self.frozen = frozen
         self.acks = acks
+        self.returns = False
         self.room = room
         self.ids: list[int] = []
         self.batches: list[Batch] = []
