@@ -249,6 +249,7 @@ class StreamConsumer:
         "_way",
         "acks",
         "clogged",
+        "returns",
         "room",
     )
 
@@ -261,12 +262,13 @@ class StreamConsumer:
         self._encode: Encoder = stream.wire.encoder(0)
         self._buffer: Buffer | None = None  # made when first needed: most never are
         self._replaying: _Replaying | None = None
-        self._had = NOWHERE  # where it was when the past was behind it
+        self._had = NOWHERE  # where it is, if it returns
         self._timer: IDelayedCall | None = None
         self._told = 0
         self._over = False
         self.clogged = False
         self.acks = stream.choices.lease is not None
+        self.returns = False
         self.room = min(stream.choices.buffer, ROOM)
 
     @property
@@ -285,6 +287,7 @@ class StreamConsumer:
             self._broker.observe(self._queue, self)
             return
         if cursor is not None:
+            self.returns = True
             self._replaying = _Replaying(cursor, self._held())
         self._broker.attach(self._queue, self, self._stream.wire.transport)
         if self._replaying is not None:
@@ -461,12 +464,21 @@ class StreamConsumer:
         self._broker.replay(self._queue, self, state.had, self._replay)
 
     def _new(self, batch: Batch) -> Batch | None:
-        """What the client has not had; ids rise in a batch. What comes late is new whatever its id."""
-        epoch, had = self._had
-        if batch.epoch != epoch or batch.messages[0].id > had:
+        """What a client that came back has not had yet; ids rise in a batch.
+
+        What comes late is new whatever its id.
+        """
+        if not self.returns:
             return batch
-        messages = [m for m in batch.messages if m.id > had or not m.placed]
-        return batch.part(messages) if messages else None
+        epoch, had = self._had
+        if batch.epoch == epoch and batch.messages[0].id <= had:
+            messages = [m for m in batch.messages if m.id > had or not m.placed]
+            if not messages:
+                return None
+            batch = batch.part(messages)
+        if batch.messages[-1].placed:
+            self._had = Cursor(batch.epoch, batch.messages[-1].id)
+        return batch
 
     def _hold(self, state: _Replaying, batch: Batch) -> None:
         """It waits for the past; but what comes late belongs nowhere in it."""
