@@ -29,6 +29,15 @@ class BadRequest(RestMQError):
     """The client's input is wrong; the text says what and how to mend it."""
 
 
+class BadMember(BadRequest):
+    """One member of a JSON object is wrong: ``pointer`` (RFC 6901) says which, ``detail`` how."""
+
+    def __init__(self, pointer: str, detail: str) -> None:
+        super().__init__(f"{pointer[1:].replace('/', '.') or 'the body'}: {detail}")
+        self.pointer = pointer
+        self.detail = detail
+
+
 class BadQueueName(BadRequest):
     """A queue name that no store key can be made of."""
 

@@ -29,10 +29,10 @@ class Message(NamedTuple):
 
     ``body`` is exactly what was put in, or None when it was deleted or its time to
     live ended before it was taken. ``content_type`` is None when none was stated.
-    ``created_ms`` is the store's clock, milliseconds since 1970. ``pos`` counts what was
-    broadcast in this queue; 0 where the message was not. ``headers`` is a JSON object of strings, or
-    empty; ``priority`` 0 to 9; ``attempt`` how often it was handed out under a lease, ``error`` what
-    was said when it came back last.
+    ``created_ms`` is the store's clock, milliseconds since 1970. ``placed``: it was
+    broadcast, in the order of ids, so that its id says where in the stream it stands.
+    ``headers`` is a JSON object of strings, or empty; ``priority`` 0 to 9; ``attempt`` how often it was
+    handed out under a lease, ``error`` what was said when it came back last.
     """
 
     queue: str
@@ -40,7 +40,7 @@ class Message(NamedTuple):
     body: bytes | None
     content_type: str | None = None
     created_ms: int = 0
-    pos: int = 0
+    placed: bool = False
     headers: bytes = b""
     priority: int = 0
     attempt: int = 0
@@ -97,10 +97,11 @@ class QueueInfo(NamedTuple):
     ``started`` and ``policy`` are None where they were never set (an unknown queue);
     ``length`` counts waiting messages, ``in_flight`` pushed ones nobody confirmed yet,
     ``daemons`` those that have consumers of it. ``consumers`` are open streams by transport, on
-    all daemons; ``missed`` what slow ones lost so far. ``epoch`` and ``pos`` say where its
-    broadcasts are. ``leased`` and ``delayed`` count messages; ``oldest_ms`` is when the oldest waiting one
-    was put in (0: none waits), by the store's clock, which was at ``now_ms``. ``redelivered``, ``dropped``
-    (by a bound) and ``expired`` count since the queue began. ``settings`` are the fields of its hash.
+    all daemons; ``missed`` what slow ones lost so far. ``epoch`` and ``place`` say where its
+    broadcasts are: who comes now gets all with a higher id. ``leased`` and ``delayed`` count
+    messages; ``oldest_ms`` is when the oldest waiting one was put in (0: none waits), by the store's
+    clock, which was at ``now_ms``. ``redelivered``, ``dropped`` (by a bound) and ``expired`` count since
+    the queue began. ``settings`` are the fields of its hash.
     """
 
     name: str
@@ -116,7 +117,7 @@ class QueueInfo(NamedTuple):
     missed: int = 0
     epoch: int = 0
     consumers: Mapping[str, int] = MappingProxyType({})
-    pos: int = 0
+    place: int = 0
     leased: int = 0
     delayed: int = 0
     oldest_ms: int = 0
@@ -127,24 +128,48 @@ class QueueInfo(NamedTuple):
     settings: Mapping[str, bytes] = MappingProxyType({})
 
 
+class StoreInfo(NamedTuple):
+    """The server behind the broker: ``valkey`` or ``redis``, its version; ``epoch`` changes when it was emptied."""
+
+    epoch: str
+    server: str
+    version: str
+
+    @classmethod
+    def read(cls, epoch: bytes, info: bytes) -> StoreInfo:
+        """From the server's answer to ``INFO server``; "" for what it does not say."""
+        lines = (line.partition(":") for line in info.decode("utf-8", "replace").splitlines())
+        told = {name: value for name, _, value in lines}
+        server = told.get("server_name", "redis")
+        version = told.get(f"{server}_version") or told.get("redis_version", "")
+        return cls(epoch.decode("ascii"), server, version)
+
+
 class Batch:
     """Messages of one queue that are pushed together, encoded once per wire format."""
 
-    __slots__ = ("_encoded", "dealt_pos", "epoch", "messages", "size")
+    __slots__ = ("_encoded", "base", "dealt_pos", "epoch", "messages", "size")
 
     def __init__(
-        self, messages: Sequence[Message], size: int, dealt_pos: int = 0, epoch: int = 0
+        self,
+        messages: Sequence[Message],
+        size: int,
+        dealt_pos: int = 0,
+        epoch: int = 0,
+        base: int = 0,
     ) -> None:
         """``messages`` are in order and none is gone; ``size`` is about their bytes.
 
         ``dealt_pos``: not 0 when this consumer alone gets them (round robin), so that none may be
         dropped; it names the chunk in a receipt. How many a consumer is given at a time is
         bounded by `restmq.core.port.ROOM`. ``epoch`` is the life of the store they belong to.
+        ``base``, of broadcasts, is the highest id that was broadcast before them.
         """
         self.messages = messages
         self.size = size
         self.dealt_pos = dealt_pos
         self.epoch = epoch
+        self.base = base
         self._encoded: dict[Callable[[Message], bytes], bytes] = {}
 
     @property
@@ -158,3 +183,7 @@ class Batch:
         if data is None:
             data = self._encoded[encode] = b"".join(map(encode, self.messages))
         return data
+
+    def part(self, messages: Sequence[Message]) -> Batch:
+        """Some of its messages, broadcast."""
+        return Batch(messages, self.size, epoch=self.epoch, base=self.base)

@@ -60,6 +60,7 @@ class Settings:
     origins: tuple[str, ...] = ()
     jsonp: bool = False
     open: bool = False
+    events_open: bool = False
     idle_timeout: float = 75.0
     max_request_line: int = 16384
     max_header_line: int = 16384
@@ -75,6 +76,14 @@ class Settings:
     heartbeat: float = 15.0
     lease: float = 30.0
     max_lease: float = 43200.0
+    max_batch: int = 10000
+    max_batch_bytes: int = 16777216
+    max_receive: int = 1000
+    max_wait: float = 50.0
+    max_user_headers: int = 32
+    max_user_header_bytes: int = 8192
+    max_queues: int = 100000
+    max_profiles: int = 1000
     websocket_compression: bool = False
     syslog_port: int = 25000
     syslog_listen: tuple[str, ...] = ()
@@ -87,7 +96,6 @@ class Settings:
     events_bytes: int = 268_435_456
     events_short_age: float = 120.0
     events_retention: tuple[str, ...] = ()
-    max_wait: float = 50.0
 
     @property
     def embedded(self) -> bool:
@@ -307,6 +315,7 @@ OPTIONS: tuple[Option, ...] = (
     _option("origin", _origin, "origin whose web pages may use this broker", field="origins"),
     _option("jsonp", _flag, "let web pages of other sites read by JSONP"),
     _option("open", _flag, "listen beyond loopback without any access rule"),
+    _option("events-open", _flag, "let everybody use /e/ without a token: RSE's test mode"),
     _option("idle-timeout", _seconds, "seconds after which an idle connection is closed"),
     _option("max-request-line", _size(64, _GIB), "longest request line"),
     _option("max-header-line", _size(64, _GIB), "longest header line"),
@@ -327,6 +336,14 @@ OPTIONS: tuple[Option, ...] = (
     _option("heartbeat", _seconds, "seconds between signs of life on a quiet stream"),
     _option("lease", _seconds, "seconds for which a message is leased unless the client says"),
     _option("max-lease", _seconds, "longest lease a client may ask for"),
+    _option("max-batch", _whole(1, 1000000), "most messages in a batch"),
+    _option("max-batch-bytes", _size(1, _GIB), "most bytes of its body"),
+    _option("max-receive", _whole(1, 100000), "most messages given out by one receive"),
+    _option("max-wait", _seconds, "most seconds a receive or a poll may wait"),
+    _option("max-user-headers", _whole(0, 1000), "most headers of a message"),
+    _option("max-user-header-bytes", _size(0, 65000), "most bytes of them"),
+    _option("max-queues", _whole(1, 100000000), "most queues that /v1 makes"),
+    _option("max-profiles", _whole(0, 100000), "most profiles"),
     _option("websocket-compression", _flag, "compress WebSocket messages for clients that can"),
     _option("syslog-port", _whole(0, 65535), "twistd syslogd: TCP and UDP port for syslog"),
     _option(
@@ -349,7 +366,6 @@ OPTIONS: tuple[Option, ...] = (
         _events_rule,
         "retention of the topics of a pattern: PATTERN=SECONDS:COUNT:BYTES (0: no limit)",
     ),
-    _option("max-wait", _seconds, "longest time a poll may wait"),
 )
 
 BY_NAME = {option.name: option for option in OPTIONS}

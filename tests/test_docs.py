@@ -16,7 +16,10 @@ PROGRAMS = {
     "streams": RESTMQD,
     "events": RESTMQD,
     "queues": RESTMQD,
+    "settings": RESTMQD,
+    "schedules": RESTMQD,
     "xmlrpc": RESTMQD,
+    "rse": RESTMQD,
     "collectd": twistd("collectd"),
 }
 PROGRAMS["syslog"] = twistd("syslogd")

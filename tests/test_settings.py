@@ -145,6 +145,7 @@ def test_every_option_can_be_given_in_each_place() -> None:
         "origin": "https://a",
         "jsonp": "true",
         "open": "true",
+        "events-open": "true",
         "websocket-compression": "true",
         "syslog-listen": "::1",
         "syslog-queue": "hostname",
@@ -478,6 +479,7 @@ def test_print_config_shows_each_value_and_where_it_came_from() -> None:
         "origin = []                                      # default",
         "jsonp = true                                     # environment variable RESTMQ_JSONP",
         "open = false                                     # default",
+        "events-open = false                              # default",
         "idle-timeout = 75.0                              # default",
         "max-request-line = 16384                         # default",
         "max-header-line = 16384                          # default",
@@ -493,6 +495,14 @@ def test_print_config_shows_each_value_and_where_it_came_from() -> None:
         "heartbeat = 15.0                                 # default",
         "lease = 30.0                                     # default",
         "max-lease = 43200.0                              # default",
+        "max-batch = 10000                                # default",
+        "max-batch-bytes = 16777216                       # default",
+        "max-receive = 1000                               # default",
+        "max-wait = 50.0                                  # default",
+        "max-user-headers = 32                            # default",
+        "max-user-header-bytes = 8192                     # default",
+        "max-queues = 100000                              # default",
+        "max-profiles = 1000                              # default",
         "websocket-compression = false                    # default",
         "syslog-port = 25000                              # default",
         "syslog-listen = []                               # default",
@@ -505,7 +515,6 @@ def test_print_config_shows_each_value_and_where_it_came_from() -> None:
         "events-bytes = 268435456                         # default",
         "events-short-age = 120.0                         # default",
         "events-retention = []                            # default",
-        "max-wait = 50.0                                  # default",
     ]
 
 

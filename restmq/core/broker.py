@@ -6,10 +6,10 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import task
-from twisted.internet.defer import Deferred, FirstError, ensureDeferred, gatherResults
+from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from restmq.core.asking import ask, first_error
 from restmq.core.commands import Replay
 from restmq.core.event_wire import LogScripts
 from restmq.core.events import Events
@@ -18,12 +18,17 @@ from restmq.core.jobs import Jobs
 from restmq.core.observers import Observers
 from restmq.core.port import Consumer
 from restmq.core.presence import Presence
+from restmq.core.profiles import Profiles
+from restmq.core.queue_settings import QueueSettings
 from restmq.core.queues import Queues
 from restmq.core.reaper import Reaper
+from restmq.core.runs import Runs
+from restmq.core.schedules import Schedules, ScheduleScripts
 from restmq.core.scripted import QueueScripts
+from restmq.core.tokens import Tokens
 from restmq.core.waiting import Waiting
 from restmq.errors import StoreError
-from restmq.message import Mode, Peeked, Policy, QueueInfo
+from restmq.message import Mode, Peeked, Policy, QueueInfo, StoreInfo
 from restmq.redis.connection import Store
 from restmq.redis.keys import Keys
 from restmq.redis.pipeline import encode
@@ -61,15 +66,32 @@ class Broker:
         self.clock: IReactorTime = reactor
         self._settings = settings
         self._address: StoreAddress | None = None
-        self._store = Store(reactor, scripts.values())
         named = settings.store_address
         keys = Keys(settings.redis_prefix, named.db if named else 0)
+        self._keys = keys
+        schedule_scripts = ScheduleScripts(keys)
+        self._store = Store(reactor, [*scripts.values(), *schedule_scripts.scripts.values()])
         queue_scripts = QueueScripts(keys, scripts)
         self._queues = Queues(reactor, self._store, queue_scripts)
         self._feeds = Feeds(reactor, self._store, queue_scripts, self.daemon)
         self._observers = Observers(self._store, queue_scripts)
         self._presence = Presence(reactor, self._store, queue_scripts, self.daemon)
         self.events = Events(reactor, self._store, LogScripts(keys, scripts), _retention(settings))
+        self.tokens = Tokens(reactor, self._store, keys)
+        self.profiles = Profiles(
+            reactor, self._store, scripts["profile"], keys.profiles, settings.max_profiles
+        )
+        self.queue_settings = QueueSettings(
+            self._store,
+            queue_scripts,
+            lambda: self.profiles.table,
+            self.profiles.reload,
+            self._queues.made,
+        )
+        self.profiles.names = self._queues.names
+        self.profiles.listed = lambda: self._queues.listed
+        self._queues.creation_fields = self.profiles.creation_fields
+        self.profiles.apply = self.queue_settings.apply
         self._ticking = task.LoopingCall(self._tick)
         self._ticking.clock = reactor
         self._store.on_ready = self._store_ready
@@ -89,6 +111,8 @@ class Broker:
         self.find = self._jobs.find
         self.release = self._jobs.release
         self.redrive = self._jobs.redrive
+        self.schedules = Schedules(self._store, schedule_scripts)
+        self._runs = Runs(reactor, self._store, schedule_scripts, self.put)
 
     def start(self, address: StoreAddress) -> None:
         """Connect to the store, and stay connected."""
@@ -96,6 +120,7 @@ class Broker:
         self._store.start(address)
         self._ticking.start(TICK_SECONDS, now=False)
         self._reaper.start()
+        self._runs.start()
 
     def stop(self) -> Deferred[None]:
         """Hand back what consumers have not got, leave every queue, disconnect; fires then."""
@@ -106,6 +131,7 @@ class Broker:
             self._ticking.stop()
         self._reaper.stop()
         self._waiting.end()
+        self._runs.stop()
         self._feeds.leave_all()
         self._presence.stop()
         deadline = self._reactor.seconds() + LEAVE_SECONDS
@@ -158,7 +184,7 @@ class Broker:
         return self._queues.set_policy(queue, policy)
 
     def change(self, queue: str, fields: Mapping[str, int]) -> Deferred[None]:
-        """Set fields of the queue, as status.lua names them, all in one step."""
+        """Set fields of the queue, as settings.lua names them, all in one step."""
         return self._queues.change(queue, fields)
 
     def inspect(self, queue: str) -> Deferred[QueueInfo]:
@@ -200,6 +226,30 @@ class Broker:
         self._store.read(encode(b"PING"), replied)
         return done
 
+    def store_facts(self) -> Deferred[dict[str, str]]:
+        """What the store says of itself (INFO), by name. Fails with a StoreError."""
+        done: Deferred[dict[str, str]] = Deferred()
+
+        def replied(reply: Any) -> None:
+            if isinstance(reply, StoreError):
+                done.errback(reply)
+                return
+            lines = reply.decode("utf-8", "replace").splitlines()
+            pairs = (line.partition(":") for line in lines)
+            done.callback({name: value for name, colon, value in pairs if colon})
+
+        self._store.send(encode(b"INFO"), replied)
+        return done
+
+    async def store_info(self) -> StoreInfo:
+        """What kind of server the store is, and the life it is in."""
+        now = b"%d" % round(self.clock.seconds() * 1000)
+        command = encode(b"SET", self._keys.epoch, now, b"NX", b"GET")
+        before = await ask(self._store.send, command)
+        return StoreInfo.read(
+            before or now, await ask(self._store.read, encode(b"INFO", b"server"))
+        )
+
     @property
     def description(self) -> str:
         """The store in the words of the original's ``redis`` member."""
@@ -237,9 +287,9 @@ class Broker:
         cursor: tuple[int, int],
         answer: Callable[[Replay], None],
     ) -> None:
-        """Read what was broadcast after (epoch, position), for a consumer that is attached already.
+        """Read what was broadcast after (epoch, id), for a consumer that is attached already.
 
-        Epoch 0: from the oldest that is kept. What is pushed behind the position of the answer
+        Epoch 0: from the oldest that is kept. What is pushed after the highest id of the answer
         comes to the consumer. While the store is away there is no answer.
         """
         self._feeds.replay(queue, consumer, cursor, answer)
@@ -262,6 +312,7 @@ class Broker:
         self._presence.tick()
         self._waiting.tick()
         self.events.tick()
+        self.profiles.tick()
 
     def _channel(self, up: bool) -> None:
         self._feeds.channel(up)
@@ -269,6 +320,7 @@ class Broker:
         self.events.channel(up)
         if up:
             self._observers.channel_up()
+            self.profiles.channel_up()
 
     def _message(self, message: Any) -> None:
         if self.events.message(message):
@@ -276,14 +328,18 @@ class Broker:
         kind, channel, content = message
         if self._waiting.message(kind, channel):
             return
+        if kind == b"message" and self.profiles.heard(channel):
+            return
         if kind != b"message" or not self._observers.received(channel, content):
             self._feeds.message(message)
 
     def _store_ready(self) -> None:
         self._queues.reconnected()
+        self.profiles.store_ready()
         self._feeds.store_back()
         self._reaper.store_back()
         self.events.store_back()
+        self._runs.look()
 
 
 def _retention(settings: Settings) -> Retention:
@@ -294,10 +350,3 @@ def _retention(settings: Settings) -> Retention:
         Limits(round(settings.events_short_age * 1000), count, size),
         [parse_rule(text) for text in settings.events_retention],
     )
-
-
-def first_error(failure: Failure) -> Failure:
-    """The error itself instead of gatherResults' wrapper."""
-    wrapper = failure.value
-    assert isinstance(wrapper, FirstError)
-    return wrapper.subFailure

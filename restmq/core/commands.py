@@ -90,24 +90,28 @@ def window_answer(reply: Any) -> Window:
 
 
 class Replay(NamedTuple):
-    """What ``replay.lua`` tells: where the stream is, where what is kept begins, the last id, chunks."""
+    """What ``replay.lua`` tells: the highest id that was broadcast, the one before what is kept, chunks.
+
+    ``last_id`` is the last that was given. All ids above ``solid``, up to the highest, were broadcast.
+    """
 
     epoch: int
-    pos: int
+    highest: int
     kept_from: int
+    solid: int
     last_id: int
     chunks: list[bytes]
 
 
 def replay_arguments(epoch: int, after: int) -> list[bytes]:
-    """``epoch`` 0: from the oldest that is kept."""
+    """What was broadcast above that id; in another life of the store all that is kept."""
     return [_number(after), _number(epoch)]
 
 
 def replay_answer(reply: Any) -> Replay:
-    """The chunks that end behind the position."""
-    epoch, pos, kept_from, last_id = map(int, reply[:4])
-    return Replay(epoch, pos, kept_from, last_id, reply[4:])
+    """The chunks with ids above the one that was asked for."""
+    epoch, highest, kept_from, solid, last_id = map(int, reply[:5])
+    return Replay(epoch, highest, kept_from, solid, last_id, reply[5:])
 
 
 def pop_answer(queue: str, reply: Any) -> Popped:

@@ -73,7 +73,7 @@ class Feeds:
         cursor: tuple[int, int],
         answer: Callable[[commands.Replay], None],
     ) -> None:
-        """Read what was broadcast after (epoch, position), once this daemon listens.
+        """Read what was broadcast after (epoch, id), once this daemon listens.
 
         For a consumer that is attached. ``answer`` is not called while the store is away, and
         nothing is asked any more when the consumer has left.

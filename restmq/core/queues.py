@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from restmq.core import commands
+from restmq.core.queue_settings import own_arguments
 from restmq.core.receipts import Receipt
 from restmq.core.scripted import KEPT, QueueScripts
 from restmq.core.wire import encode_more, encode_payload, encode_ttls
@@ -23,6 +24,7 @@ from restmq.errors import LeasedOnly, Limited, QueueFull, RateLimited, StoreErro
 from restmq.message import Message, Mode, NewMessage, Peeked, Policy, Put, QueueInfo
 from restmq.redis.connection import Store
 from restmq.redis.pipeline import Callback, encode, encode_arguments
+from restmq.rules.profiles import Table
 
 MAX_MESSAGES = 1000
 MAX_BYTES = 1048576
@@ -32,10 +34,6 @@ LIFT = 1_000_000
 """By how much ids rise when the store lost time (add.lua)."""
 
 T = TypeVar("T")
-
-
-def _mode_field(mode: Mode | None) -> str:
-    return "" if mode is None else f"mode {mode.value}"
 
 
 def _encoded_payload(message: NewMessage) -> bytes:
@@ -157,7 +155,7 @@ class Queues:
     def __init__(self, clock: IReactorTime, store: Store, scripts: QueueScripts) -> None:
         """``clock`` only says "after this turn".
 
-        ``creation_fields`` may be set: the fields a new queue of this name gets, as scripts read them.
+        ``creation_fields`` may be set: the fields a new queue of this name and mode gets, as scripts read them.
         ``on_due`` is told after how many ms the reaper is to look at a queue.
         """
         self._clock = clock
@@ -170,7 +168,7 @@ class Queues:
         self._floors: dict[str, int] = {}
         self._listed: set[str] = set()
         self.on_due: Callable[[str, int], object] = lambda queue, after_ms: None
-        self.creation_fields: Callable[[str], str] = lambda queue: ""
+        self.creation_fields: Callable[[str, Mode | None], str] = Table().creation_fields
 
     # ---- add
 
@@ -286,7 +284,7 @@ class Queues:
         if queue not in self._listed:
             self._list(queue)
         floor = self._floors.get(queue, 0)
-        creation = f"{said.fields} {self.creation_fields(queue)} {_mode_field(said.mode)}".encode()
+        creation = f"{said.fields} {self.creation_fields(queue, said.mode)}".encode()
         first = encode_arguments(b"%d" % floor, creation)
 
         def answered(reply: Any) -> None:
@@ -334,7 +332,7 @@ class Queues:
         if queue not in self._listed:
             self._list(queue)
         floor = self._floors.get(queue, 0)
-        creation = f"{self.creation_fields(queue)} {_mode_field(batch.mode)}".strip().encode()
+        creation = self.creation_fields(queue, batch.mode).encode()
         first_arguments = encode_arguments(b"%d" % floor, encode_ttls(batch.ttls), creation)
         command = self._scripts.call_encoded(
             "add", queue, 3 + len(batch.ttls), first_arguments + b"".join(batch.payloads)
@@ -504,7 +502,7 @@ class Queues:
     def create(self, queue: str, mode: Mode) -> Deferred[bool]:
         """Make sure that the queue exists; True if it is new, and has this mode or what its profiles say."""
         self._list(queue)
-        fields = f"{self.creation_fields(queue)} {_mode_field(mode)}".strip().encode()
+        fields = self.creation_fields(queue, mode).encode()
         return self.once("create", queue, [fields], lambda reply: bool(reply == 1))
 
     def remove(self, queue: str, force: bool) -> Deferred[str]:
@@ -522,16 +520,24 @@ class Queues:
 
     def set_started(self, queue: str, started: bool) -> Deferred[None]:
         """Hold the push back, or let it go on."""
-        return self.once("status", queue, [b"st", b"1" if started else b"0"], lambda r: None)
+        return self.change(queue, {"st": int(started)})
 
     def set_policy(self, queue: str, policy: Policy) -> Deferred[None]:
         """Who gets what is pushed from now on."""
-        return self.once("status", queue, [b"pol", b"%d" % policy.value], lambda r: None)
+        return self.change(queue, {"pol": policy.value})
 
     def change(self, queue: str, fields: Mapping[str, int]) -> Deferred[None]:
-        """Set fields of the queue (see status.lua), all in one step."""
-        arguments = [b for k, v in fields.items() for b in (k.encode("ascii"), b"%d" % v)]
-        return self.once("status", queue, arguments, lambda r: None)
+        """Set fields of the queue (see settings.lua) that are its own, all in one step."""
+        return self.once("settings", queue, own_arguments(fields), lambda r: None)
+
+    @property
+    def listed(self) -> Collection[str]:
+        """The queues that this daemon put something into since the store came."""
+        return self._listed
+
+    def made(self, queue: str) -> None:
+        """A queue is there without a message: list it."""
+        self._list(queue)
 
     def inspect(self, queue: str) -> Deferred[QueueInfo]:
         """The numbers of a queue, of one moment."""

@@ -250,7 +250,7 @@ class Reaper:
             delivered(gone, len(gone) == len(items))
 
         dead = any(outgoing.dead for _, outgoing in items)
-        fields = "mode 2 max_attempts 0 dead -" if dead else ""
+        fields = "mode 2 max_attempts 0 dead - dlq 1" if dead else ""
         self._queues.put(target, messages, Mode.JOBS, answered, fields)
 
 

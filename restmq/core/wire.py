@@ -37,23 +37,27 @@ def encode_ttls(ttls_ms: list[int]) -> bytes:
     return b"".join(ttl.to_bytes(6, "big") for ttl in ttls_ms)
 
 
-def decode_entry(queue: str, entry: bytes, pos: int = 0) -> Message:
-    """The message of an entry; one without payload is gone (body None)."""
+def decode_entry(queue: str, entry: bytes, base: int | None = None) -> Message:
+    """The message of an entry; one without payload is gone (body None).
+
+    ``base`` is that of the broadcast chunk it is of.
+    """
     number = int.from_bytes(entry[:7], "big")
+    placed = base is not None and number > base
     created = int.from_bytes(entry[7:13], "big")
     if len(entry) == ENTRY_HEAD:
-        return Message(queue, number, None, None, created, pos)
+        return Message(queue, number, None, None, created, placed)
     length = entry[ENTRY_HEAD]
     if length == _MARK:
-        return _decode_more(queue, entry, pos, number, created)
+        return _decode_more(queue, entry, placed, number, created)
     if length == 0:
-        return Message(queue, number, entry[ENTRY_HEAD + 1 :], None, created, pos)
+        return Message(queue, number, entry[ENTRY_HEAD + 1 :], None, created, placed)
     body_at = ENTRY_HEAD + 1 + length
     kind = entry[ENTRY_HEAD + 1 : body_at].decode("ascii")
-    return Message(queue, number, entry[body_at:], kind, created, pos)
+    return Message(queue, number, entry[body_at:], kind, created, placed)
 
 
-def _decode_more(queue: str, entry: bytes, pos: int, number: int, created: int) -> Message:
+def _decode_more(queue: str, entry: bytes, placed: bool, number: int, created: int) -> Message:
     _, attempt, priority, headers, error = _MORE.unpack_from(entry, ENTRY_HEAD)
     headers_at = ENTRY_HEAD + _MORE.size
     error_at = headers_at + headers
@@ -65,7 +69,7 @@ def _decode_more(queue: str, entry: bytes, pos: int, number: int, created: int) 
         entry[body_at:],
         entry[kind_at + 1 : body_at].decode("ascii") or None,
         created,
-        pos,
+        placed,
         entry[headers_at:error_at],
         priority,
         attempt,
@@ -98,7 +102,7 @@ def decode_outgoing(queue: str, member: bytes) -> Outgoing:
 
 
 class ChunkHead(NamedTuple):
-    """The numbers at the front of a chunk."""
+    """The numbers at the front of a chunk; ``base`` (0 if dealt) is the highest id broadcast before it."""
 
     dealt: bool
     epoch: int
@@ -106,17 +110,20 @@ class ChunkHead(NamedTuple):
     pos: int
     bpos: int
     messages: int
+    base: int
 
 
 def chunk_head(chunk: bytes) -> ChunkHead:
     """Read a chunk's head without its entries."""
+    dealt = chunk[:1] == b"r"
     return ChunkHead(
-        chunk[:1] == b"r",
+        dealt,
         int.from_bytes(chunk[1:8], "big"),
         int.from_bytes(chunk[8:15], "big"),
         int.from_bytes(chunk[15:22], "big"),
         int.from_bytes(chunk[22:29], "big"),
         int.from_bytes(chunk[29:33], "big"),
+        0 if dealt else int.from_bytes(chunk[33:40], "big"),
     )
 
 

@@ -22,6 +22,10 @@ key                       type        holds
 ``<p>due:{all}``          sorted set  queues by when to look at them, ms
 ``<p>due:{all}:claimed``  sorted set  those that a daemon looks at, by when another takes over
 ``<p>queues:<n>``         set         names of the queues of shard n (0-63)
+``<p>tokens``             hash        SHA-256 of a token for ``/e/`` -> what is known of it
+``<p>profiles``           hash        profile -> its JSON; ``:version``, and ``:applied``: to all queues
+``<p>epoch``              string      when this life of the store began, ms
+``<p>profiles``           channel     the version, when a profile has changed
 ``<p>{q}:out``            channel     broadcast chunks; ``P`` when the queue is purged
 ``<p>{q}:to:<daemon>``    channel     chunks dealt to this daemon, and acknowledgements of those
 ``<p>{q}:see``            channel     copies of what is added, while somebody observes
@@ -34,6 +38,11 @@ key                       type        holds
 ``<p>log:{l}:e<n>``       stream      its events whose retention is of class n (0-15)
 ``<p>log:{l}:out``        channel     chunks of events as they are appended
 ``<p>logs``               set         names of the event logs
+``<p>schedules:{all}``    hash        name -> definition of a schedule (schedule_common.lua)
+``<p>schedules:{all}:s``  hash        name -> state: since when, last run ...
+``<p>schedules:{all}:m``  hash        name -> the message it puts
+``<p>schedules:{all}:o``  hash        outbox: name -> the run that is being put
+``<p>schedules:{all}:v``  string      version of the definitions
 ========================  ==========  ===================================================
 
 ``<p>`` is the prefix (``restmq:`` unless set), and in a database other than 0 its number and a
@@ -102,9 +111,23 @@ class Keys:
         """Queues by when to look at them, and those that somebody looks at."""
         return self.prefix + b"due:{all}", self.prefix + b"due:{all}:claimed"
 
+    @property
+    def profiles(self) -> bytes:
+        """The hash of the profiles, and the channel that tells of changes."""
+        return self.prefix + b"profiles"
+
+    @property
+    def epoch(self) -> bytes:
+        """When this life of the store began."""
+        return self.prefix + b"epoch"
+
     def shard(self, name: str) -> bytes:
         """The set that lists this queue."""
         return b"%squeues:%d" % (self.prefix, crc32(name.encode("utf-8")) % SHARDS)
+
+    def tokens(self) -> bytes:
+        """The tokens of clients of ``/e/``."""
+        return self.prefix + b"tokens"
 
     def shards(self) -> list[bytes]:
         """All sets that list queues."""
@@ -122,3 +145,8 @@ class Keys:
     def logs(self) -> bytes:
         """The set that lists the event logs."""
         return self.prefix + b"logs"
+
+    def schedules(self) -> tuple[bytes, ...]:
+        """The keys of all schedules in the order of the KEYS of their scripts."""
+        base = b"%sschedules:{all}" % self.prefix
+        return tuple(base + suffix for suffix in (b"", b":s", b":m", b":o", b":v"))

@@ -1,4 +1,7 @@
-"""The Lua scripts: read from ``lua/``, put together with ``common.lua`` (``log_common.lua``), named by their SHA-1."""
+"""The Lua scripts: read from ``lua/``, put together with ``common.lua``, named by their SHA-1.
+
+Those of a family have a common part of their own: ``log_common.lua``, ``schedule_common.lua``.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -25,6 +28,7 @@ NAMES = (
     "peek",
     "pop",
     "presence",
+    "profile",
     "purge",
     "put",
     "receive",
@@ -33,12 +37,24 @@ NAMES = (
     "remove",
     "replay",
     "settle",
-    "status",
+    "settings",
     "tick",
     "unwait",
     "window",
 )
 """Those of the daemon. ``import`` is asked for by the one program that uses it."""
+
+SCHEDULE_NAMES = (
+    "schedule_change",
+    "schedule_claim",
+    "schedule_done",
+    "schedule_look",
+    "schedule_read",
+    "schedule_set",
+)
+
+FAMILIES = ("log_", "schedule_")
+"""With what the names of scripts begin that have other keys than a queue's."""
 
 COMMON = "-- common.lua stands here\n"
 """Where a script wants common.lua; without this line it comes first."""
@@ -46,7 +62,7 @@ COMMON = "-- common.lua stands here\n"
 JOBS = "-- jobs.lua stands here\n"
 """Where a script wants jobs.lua, if it does."""
 
-ALONE = ("claim",)
+ALONE = ("claim", "profile")
 """Scripts that belong to no queue: without common.lua."""
 
 
@@ -61,23 +77,24 @@ class Script(NamedTuple):
 def load(names: Sequence[str] = NAMES) -> dict[str, Script]:
     """Read and assemble these scripts, by name."""
     folder = files("restmq.redis") / "lua"
-    common, jobs, logs = [
-        (folder / f"{shared}.lua").read_text("utf-8") for shared in ("common", "jobs", "log_common")
-    ]
 
-    def shared(name: str) -> str:
-        if name.startswith("log_"):
-            return logs
-        return "" if name in ALONE else common
+    def read(name: str) -> str:
+        return (folder / f"{name}.lua").read_text("utf-8")
 
+    jobs = read("jobs")
+    common = {family: read(f"{family}common") for family in ("", *FAMILIES)}
     return {
         name: _assemble(
             name,
-            (folder / f"{name}.lua").read_text("utf-8").replace(JOBS, f"{jobs}\n"),
-            shared(name),
+            read(name).replace(JOBS, f"{jobs}\n"),
+            "" if name in ALONE else common[_family(name)],
         )
         for name in names
     }
+
+
+def _family(name: str) -> str:
+    return next((family for family in FAMILIES if name.startswith(family)), "")
 
 
 def _assemble(name: str, text: str, common: str) -> Script:

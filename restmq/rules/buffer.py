@@ -120,6 +120,11 @@ class Buffer:
             count += self._parts.pop()  # type: ignore[operator]
         self._parts.append(count)
 
+    @property
+    def first(self) -> Part | int:
+        """What `take` would take."""
+        return self._parts[0]
+
     def take(self) -> Part | int:
         """Take the oldest part, or the number of messages that were dropped there."""
         part = self._parts.popleft()

@@ -12,10 +12,12 @@ from twisted.internet.defer import TimeoutError as TimedOut
 
 from restmq.errors import StoreError
 from restmq.web import historic
+from restmq.web.describe import STRING, describe, record
 from restmq.web.endpoint import Access, Endpoint, Reply, endpoint
 from restmq.web.rest import JSON
 
 PATIENCE_SECONDS: Final = 2.0
+WELL: Final = record(status=STRING)
 
 
 def _health(code: int, **members: str) -> Reply:
@@ -30,6 +32,7 @@ class Livez(Endpoint):
     """``/livez``."""
 
     @endpoint(Access.NONE)
+    @describe(replies={200: WELL})
     def get(self) -> Reply:
         """200, always."""
         return ALIVE
@@ -41,6 +44,7 @@ class Readyz(Endpoint):
     """``/readyz`` and ``/health``."""
 
     @endpoint(Access.NONE)
+    @describe(replies={200: WELL, 503: record(status=STRING, reason=STRING)})
     async def get(self) -> Reply:
         """200 when the store answers in time, else 503 and the reason."""
         broker = self.broker

@@ -20,14 +20,18 @@ from restmq.web.rest import (
     Stats,
     StatsAll,
 )
+from restmq.web.rse import Channel
+from restmq.web.rse_health import RseHealth
 from restmq.web.v1.events import EventsOfTopics, TopicEvents
+from restmq.web.v1.info import Info, WhoAmI
 from restmq.web.v1.leases import Ack, Extend, Lease, Nack
 from restmq.web.v1.messages import BatchOfMessages, Messages, OneMessage, Release
-from restmq.web.v1.missing import Missing
+from restmq.web.v1.openapi import OpenApi
 from restmq.web.v1.problems import ErrorPage
 from restmq.web.v1.queue import OneQueue, Pause, Purge, QueueList, Redrive, Resume
-from restmq.web.v1.queues import Settings
 from restmq.web.v1.receive import Receive
+from restmq.web.v1.schedules import AllSchedules, OneSchedule, PauseSchedule, ResumeSchedule
+from restmq.web.v1.settings import OneProfile, Profiles, Settings
 from restmq.web.v1.socket import Socket
 from restmq.web.v1.streams import ManyStreams, QueueStream, Sse
 from restmq.web.websocket import WebSocket
@@ -41,8 +45,8 @@ if TYPE_CHECKING:
 
 
 def _of_queue(rest: str, handler: type[Endpoint]) -> tuple[Rule, Rule]:
-    """The two ways to a call for one queue: its name in the path, or ``?queue=``."""
-    return (rf"/v1/queues/(.+)/{rest}", handler), (rf"/v1/{rest}", handler)
+    """The two ways to a call for one queue: its name in the path, or (there it is empty) ``?queue=``."""
+    return (rf"/v1/queues/(.+)/{rest}", handler), (rf"/v1/(){rest}", handler)
 
 
 ROUTES: Final[tuple[Rule, ...]] = (
@@ -61,7 +65,13 @@ ROUTES: Final[tuple[Rule, ...]] = (
     (r"/j/(.*)", Jobs),  #         GET c: page of one queue
     (r"/ws/(.*)", WebSocket),  #      GET w: push and echo
     (r"/sse/(.*)", Sse),  #        GET comet: stream
+    (r"/e/health", RseHealth),  #  GET none
+    (r"/e/(.*)", Channel),  #      GET c: read; p: post by JSONP; POST p. Both want a token
     (r"/v1/queues/(.+)/stream", QueueStream),  #     GET comet
+    (r"/v1/profiles", Profiles),  #                  GET c
+    (r"/v1/profiles/(.+)", OneProfile),  #           GET c, PUT DELETE p
+    (r"/v1/info", Info),  #                          GET p or c
+    (r"/v1/whoami", WhoAmI),  #                      GET none
     (r"/v1/stream", ManyStreams),  #                 GET comet: of several queues or topics
     *_of_queue(r"messages/([^/]+)/release", Release),  # POST p
     *_of_queue(r"messages/([^/]+)", OneMessage),  #      GET c, DELETE p
@@ -72,21 +82,25 @@ ROUTES: Final[tuple[Rule, ...]] = (
     *_of_queue("pause", Pause),  #                   POST p
     *_of_queue("resume", Resume),  #                 POST p
     *_of_queue("redrive", Redrive),  #               POST p: of dead letters
-    (r"/v1/queues/(.+)/settings", Settings),  #      GET c, PUT PATCH p
+    *_of_queue("settings", Settings),  #             GET c, PUT PATCH p
     (r"/v1/queues", QueueList),  #                   GET c
     (r"/v1/queues/(.+)", OneQueue),  #               GET c, PUT DELETE p
-    (r"/v1/queue", OneQueue),
+    (r"/v1/()queue", OneQueue),
     (r"/v1/topics/(.+)/events", TopicEvents),  #     POST p: publish
     (r"/v1/events", EventsOfTopics),  #              GET c: by cursor; POST p: publish many
     (r"/v1/ws", Socket),  #        GET w or p, by command: a WebSocket
     (r"/errors/([a-z_]+)", ErrorPage),  #            GET none: a page for each error of /v1
     (r"/v1/ack", Ack),  #          POST comet or c
     (r"/v1/nack", Nack),  #        POST comet or c
+    (r"/v1/schedules", AllSchedules),  #             GET c
+    (r"/v1/schedules/(.+)/pause", PauseSchedule),  #         POST p
+    (r"/v1/schedules/(.+)/resume", ResumeSchedule),  #       POST p
+    (r"/v1/schedules/(.+)", OneSchedule),  #         GET c, PUT DELETE p
     (r"/v1/extend", Extend),  #    POST comet or c
     (r"/v1/leases/(.+)", Lease),  #                  DELETE comet or c: ack of one
-    (r"/v1/(.*)", Missing),  #     none: 404 as a problem; last of its kind
     (r"/xmlrpc", XmlRpc),  #       POST p or c, by method
     (r"/static/(.*)", Static),  #  GET none
+    (r"/openapi\.json", OpenApi),  # GET none: all of /v1, for programs
     (r"/livez", Livez),  #         GET none
     (r"/readyz", Readyz),  #       GET none
     (r"/health", Readyz),  #       GET none

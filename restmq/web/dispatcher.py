@@ -22,6 +22,7 @@ from restmq.rules.acl import Acl
 from restmq.web.channel import Channel
 from restmq.web.endpoint import Endpoint
 from restmq.web.reply import error_reply
+from restmq.web.v1.endpoint import V1Endpoint
 from restmq.web.wire import Head, HeadTable, Limits, Refusal
 
 if TYPE_CHECKING:
@@ -54,15 +55,19 @@ class Found(NamedTuple):
     options: dict[str, Any]
 
 
-class _Refused(Endpoint):
-    """Answers every request with one refusal: no such path, or one that is no UTF-8."""
+class _Refused(V1Endpoint):
+    """Answers every request with one refusal: no such path, or one that is no UTF-8.
+
+    Under ``/v1`` that is a problem document.
+    """
 
     def initialize(self, refusal: Refusal) -> None:  # type: ignore[override]
         self.refusal = refusal
 
     def _execute(self, transforms: Any, *args: Any, **kwargs: Any) -> None:
         """Answer."""
-        self.exchange.reply(error_reply(self.refusal.status, self.refusal.why))
+        make = self.error if self.request.path.startswith("/v1/") else error_reply
+        self.exchange.reply(make(self.refusal.status, self.refusal.why))
 
     @classmethod
     def check_head(cls, application: Any, head: Head, remote_ip: str, scheme: str) -> None:
@@ -91,7 +96,8 @@ class Dispatcher(cyclone.web.Application):
         acl: Acl,
         clock: IReactorTime,
     ) -> None:
-        super().__init__(list(routes), transforms=[])
+        self.routes = tuple(routes)
+        super().__init__(list(self.routes), transforms=[])
         self.broker = broker
         self.config = config
         self.acl = acl

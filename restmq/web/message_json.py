@@ -82,8 +82,8 @@ def members(message: Message, epoch: int = 0) -> bytes:
     )
     if message.error:
         text = b'%b,"error":%b' % (text, orjson.dumps(message.error))
-    if message.pos:
-        return b'%b,"cursor":"%d-%d"' % (text, epoch, message.pos)
+    if message.placed:
+        return b'%b,"cursor":"%d-%d"' % (text, epoch, message.id)
     return text
 
 
@@ -96,3 +96,9 @@ def leased_members(message: Message, receipt: str, lease_until_ms: int) -> bytes
         receipt.encode("ascii"),
         rfc3339(lease_until_ms),
     )
+
+
+def body_members(body: bytes, content_type: str | None) -> bytes:
+    """The members ``content_type``, ``body`` and ``encoding`` alone."""
+    text, encoding, kind = shown_body(Message("", 0, body, content_type))
+    return b'"content_type":%b,"body":%b,"encoding":"%b"' % (quoted(kind), text, encoding)

@@ -12,7 +12,7 @@ nobody else's and never dropped; the broker bounds how much that is.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -35,9 +35,6 @@ SHUT_DOWN: Final = "the broker is going away"
 TOO_SLOW: Final = "slow consumer"
 """Why the server ends a stream."""
 
-RETURN_SECONDS: Final = 20.0
-"""After so long no message comes back from a daemon that died (its lease is 15 s)."""
-
 KERNEL_BYTES: Final = 128 * 1024
 """SO_SNDBUF of a stream. By itself the kernel takes up to 4 MiB for each client that reads nothing."""
 
@@ -59,14 +56,14 @@ class Choices(NamedTuple):
 
 
 class Cursor(NamedTuple):
-    """Where a client was: a life of the store and a position in it."""
+    """Where a client was: a life of the store, and the id up to which it had what was broadcast."""
 
     epoch: int
-    pos: int
+    id: int
 
     def encode(self) -> str:
         """As clients get it."""
-        return f"{self.epoch}-{self.pos}"
+        return f"{self.epoch}-{self.id}"
 
 
 NOWHERE: Final = Cursor(0, 0)
@@ -219,34 +216,31 @@ class Stream:
 class _Replaying:
     """What a client that came back waits for: the past first, and what came meanwhile behind it.
 
-    ``had`` are the ids it got of the past, ``last`` is the id it came back with: a message that a
-    consumer left behind is pushed again, at another position, and must not come twice. Messages are
-    pushed for the first time in the order of their ids, so it has had, or was told of, all up to ``last``.
+    ``had`` is where it is: what was broadcast up to there it has had, or was told that it is gone.
+    ``highest`` is what had been broadcast when the past was read last.
     """
 
-    __slots__ = ("after", "begun", "behind", "had", "held", "last", "told")
+    __slots__ = ("had", "held", "highest")
 
-    def __init__(self, cursor: Cursor, held: Buffer) -> None:
-        self.after = cursor
-        self.begun = False
-        self.behind: int | None = None  # up to there the past reaches; None: the next page tells
-        self.had: set[int] = set()
-        self.last = 0
+    def __init__(self, had: Cursor, held: Buffer) -> None:
+        self.had = had
+        self.highest = 0
         self.held = held
-        self.told = False  # the past is behind us
 
-    def new(self, messages: Iterable[Message]) -> list[Message]:
-        """Those it has not had."""
-        had, last = self.had, self.last
-        return [message for message in messages if message.id > last and message.id not in had]
-
-
-def _once(messages: Iterable[Message]) -> list[Message]:
-    """Each id at its first place: a cursor from a later one would leave out what lies between."""
-    first: dict[int, Message] = {}
-    for message in messages:
-        first.setdefault(message.id, message)
-    return list(first.values())
+    def is_over(self) -> bool:
+        """Whether what waits follows on what it had; what it had of that is dropped."""
+        epoch, had = self.had
+        while self.held:
+            part = self.held.first
+            if isinstance(part, Part):
+                batch = part.batch
+                if batch.epoch > epoch:
+                    return False
+                if batch.epoch == epoch and batch.messages[part.stop - 1].id > had:
+                    before = batch.messages[part.start - 1].id if part.start else batch.base
+                    return before <= had
+            self.held.take()
+        return had >= self.highest
 
 
 class StreamConsumer:
@@ -257,6 +251,7 @@ class StreamConsumer:
         "_buffer",
         "_encode",
         "_epoch",
+        "_had",
         "_over",
         "_queue",
         "_replaying",
@@ -266,6 +261,7 @@ class StreamConsumer:
         "_way",
         "acks",
         "clogged",
+        "returns",
         "room",
     )
 
@@ -278,11 +274,13 @@ class StreamConsumer:
         self._encode: Encoder = stream.wire.encoder(0)
         self._buffer: Buffer | None = None  # made when first needed: most never are
         self._replaying: _Replaying | None = None
+        self._had = NOWHERE  # where it is, if it returns
         self._timer: IDelayedCall | None = None
         self._told = 0
         self._over = False
         self.clogged = False
         self.acks = stream.choices.lease is not None
+        self.returns = False
         self.room = min(stream.choices.buffer, ROOM)
 
     @property
@@ -301,18 +299,23 @@ class StreamConsumer:
             self._broker.observe(self._queue, self)
             return
         if cursor is not None:
+            self.returns = True
             self._replaying = _Replaying(cursor, self._held())
         self._broker.attach(self._queue, self, self._stream.wire.transport)
-        if cursor is not None:
-            self._broker.replay(self._queue, self, cursor, self._replay)
+        if self._replaying is not None:
+            self._ask(self._replaying)
 
     # ---- what the delivery tells
 
     def deliver(self, batch: Batch) -> bool:
         """Send the batch, or let it wait; True when every byte is with the kernel."""
-        if self._replaying is not None and not batch.dealt_pos:
-            return self._deliver_behind(self._replaying, batch)
-        return self._take(batch)
+        if batch.dealt_pos:
+            return self._take(batch)
+        if self._replaying is not None:
+            self._hold(self._replaying, batch)
+            return False
+        new = self._new(batch)
+        return not self.clogged if new is None else self._take(new)
 
     def _take(self, batch: Batch) -> bool:
         if not self.clogged:
@@ -335,14 +338,14 @@ class StreamConsumer:
 
     def _after(self, epoch: int, last: Message) -> bytes:
         wire = self._stream.wire
-        if not isinstance(wire, SseOfMany) or not last.pos:
+        if not isinstance(wire, SseOfMany) or not last.placed:
             return b""
-        self._stream.reached(self._queue, Cursor(epoch, last.pos))
+        self._stream.reached(self._queue, Cursor(epoch, last.id))
         return wire.cursor(self._stream.cursor())
 
     def lost(self, count: int) -> None:
         """So many went by that this daemon could not get."""
-        if self._replaying is not None and not self._replaying.told:
+        if self._replaying is not None:
             return  # it will find out by itself
         self._broker.count_missed(self._queue, count)
         if self.clogged:
@@ -456,7 +459,8 @@ class StreamConsumer:
             if not self._way.send(self._encoded_part(self._buffer.take())):
                 self._clog()
                 return
-        self._broker.drained(self._queue, self)
+        if self._replaying is None:  # else there is more in hand than what was dealt, or came late
+            self._broker.drained(self._queue, self)
         if self._stream.ending:
             self._stream.shut_down()
 
@@ -466,99 +470,99 @@ class StreamConsumer:
         choices = self._stream.choices
         return Buffer(Slow.DROP_OLDEST, choices.buffer, choices.buffer_bytes)
 
-    def _deliver_behind(self, state: _Replaying, batch: Batch) -> bool:
-        if not state.told:
-            state.held.add(batch)
-            return False
-        messages = state.new(batch.messages)
-        if batch.epoch == state.after.epoch:  # the window may be read again from before there
-            messages = [message for message in messages if message.pos > state.after.pos]
-        if len(messages) == len(batch.messages):
-            return self._take(batch)
-        if not messages:
-            return not self.clogged
-        return self._take(Batch(messages, batch.size, epoch=batch.epoch))
+    def _ask(self, state: _Replaying) -> None:
+        """Read on. What came before that belongs to the past, if the store has not taken it back."""
+        state.held = self._held()
+        self._broker.replay(self._queue, self, state.had, self._replay)
 
-    def _forget_past(self) -> None:
-        self._replaying = None
+    def _new(self, batch: Batch) -> Batch | None:
+        """What a client that came back has not had yet; ids rise in a batch.
+
+        What comes late is new whatever its id.
+        """
+        if not self.returns:
+            return batch
+        epoch, had = self._had
+        if batch.epoch == epoch and batch.messages[0].id <= had:
+            messages = [m for m in batch.messages if m.id > had or not m.placed]
+            if not messages:
+                return None
+            batch = batch.part(messages)
+        if batch.messages[-1].placed:
+            self._had = Cursor(batch.epoch, batch.messages[-1].id)
+        return batch
+
+    def _hold(self, state: _Replaying, batch: Batch) -> None:
+        """It waits for the past; but what comes late belongs nowhere in it."""
+        late = [message for message in batch.messages if not message.placed]
+        if late:
+            self._take(batch.part(late))
+        placed = [message for message in batch.messages if message.placed]
+        if placed:
+            state.held.add(batch.part(placed))
 
     def _replay(self, reply: Replay) -> None:
         """A page of the past. The next is asked for when the client has taken this one."""
         state = self._replaying
-        if state is None or state.told:
+        if state is None:
             return
-        heads = [chunk_head(chunk) for chunk in reply.chunks]
+        epoch, had = state.had
+        same = (epoch == reply.epoch and had <= reply.last_id) or state.had == NOWHERE
+        if not same:
+            had = 0
         messages = [
-            decode_entry(self._queue, entry, pos)
-            for chunk, head in zip(reply.chunks, heads, strict=True)
-            for pos, entry in enumerate(chunk_entries(chunk), head.prev + 1)
+            message
+            for chunk in reply.chunks
+            for message in _messages(self._queue, chunk)
+            if message.placed and message.id > had
         ]
-        same = reply.epoch == state.after.epoch or state.after == NOWHERE
-        if same:
-            if not state.begun:
-                state.last = max([m.id for m in messages if m.pos == state.after.pos], default=0)
-            heads = [head for head in heads if head.pos > state.after.pos]
-            messages = [message for message in messages if message.pos > state.after.pos]
-        messages = _once(state.new(messages))
-        state.had.update([message.id for message in messages])
-        if state.behind is None or not same:
-            state.behind = reply.pos
-        state.begun = True
-        self._tell_gap(state, reply, messages)
-        sent = True
+        if not same or had < reply.kept_from:
+            known = same and had >= reply.solid
+            missed = reply.kept_from - had if known else None
+            self._tell_gap(reply, messages, missed)
+            had = max(had, reply.kept_from)
         if messages:
-            encode = self._stream.wire.encoder(reply.epoch)
-            data = b"".join(map(encode, messages)) + self._after(reply.epoch, messages[-1])
-            sent = self._way.send(data)
-        reached = heads[-1].pos if heads else reply.pos
-        state.after = Cursor(reply.epoch, reached)
-        proceed = self._catch_up if reached >= state.behind else self._next_page
-        if sent:
-            proceed()
+            had = messages[-1].id
+        state.had, state.highest = Cursor(reply.epoch, had), reply.highest
+        if self._send_past(reply.epoch, messages):
+            self._catch_up()
         else:
-            self._way.when_drained(proceed)
+            self._way.when_drained(self._catch_up)
 
-    def _tell_gap(self, state: _Replaying, reply: Replay, messages: list[Message]) -> None:
-        same = reply.epoch == state.after.epoch or state.after == NOWHERE
-        if same and state.after.pos >= reply.kept_from:
-            return
+    def _tell_gap(self, reply: Replay, messages: list[Message], missed: int | None) -> None:
         first = messages[0].id if messages else None
-        missed = reply.kept_from - state.after.pos if same else None
-        gap = Gap(self._queue, first, first or reply.last_id + 1, missed)
-        self._way.write(self._stream.wire.gap(gap))
+        gap = Gap(self._queue, first, first or reply.highest + 1, missed)
+        cursor = Cursor(reply.epoch, reply.kept_from)
+        self._stream.reached(self._queue, cursor)
+        wire = self._stream.wire
+        many = isinstance(wire, SseOfMany)
+        self._way.write(wire.gap(gap, self._stream.cursor() if many else cursor.encode()))
 
-    def _next_page(self) -> None:
-        state = self._replaying
-        if state is not None:
-            self._broker.replay(self._queue, self, state.after, self._replay)
+    def _send_past(self, epoch: int, messages: list[Message]) -> bool:
+        if not messages:
+            return True
+        encode = self._stream.wire.encoder(epoch)
+        return self._way.send(b"".join(map(encode, messages)) + self._after(epoch, messages[-1]))
 
     def _catch_up(self) -> None:
-        """The past is told: what came meanwhile follows, but for what belonged to it.
-
-        If that was more than waits here, it is read as the past as well.
-        """
+        """The past is with the client: what came meanwhile follows, or what lies between is read."""
         state = self._replaying
         if state is None:
             return
-        if state.held.missed:
-            state.held, state.behind = self._held(), None
-            self._next_page()
+        if not state.is_over():
+            self._ask(state)
             return
-        state.told = True
-        self._broker.clock.callLater(RETURN_SECONDS, self._forget_past)
-        epoch, reached = state.after
+        self._replaying, self._had = None, state.had
         while state.held:
             part = state.held.take()
             assert isinstance(part, Part)
-            messages, batch = list(part.batch.messages), part.batch
-            if batch.epoch == epoch:
-                messages = [message for message in messages if message.pos > reached]
-                if messages:
-                    self._make_buffer().lost(messages[0].pos - reached - 1)
-                    reached = messages[-1].pos
-            messages = state.new(messages)
-            if not messages:
-                continue
-            self._wait(Batch(messages, batch.size, epoch=batch.epoch))
+            new = self._new(part.batch.part(part.batch.messages[part.start : part.stop]))
+            if new is not None:
+                self._wait(new)
         if not self.clogged:  # else we are called when the kernel has what was dealt meanwhile
             self._drained()
+
+
+def _messages(queue: str, chunk: bytes) -> list[Message]:
+    base = chunk_head(chunk).base
+    return [decode_entry(queue, entry, base) for entry in chunk_entries(chunk)]

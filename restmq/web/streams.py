@@ -51,7 +51,7 @@ def check(broker: Any, queues: Sequence[str], choices: Choices) -> Deferred[Mapp
     def looked(infos: list[QueueInfo]) -> Mapping[str, Cursor]:
         for info in infos:
             refuse_unfit(info, choices)
-        return {info.name: Cursor(info.epoch, info.pos) for info in infos}
+        return {info.name: Cursor(info.epoch, info.place) for info in infos}
 
     def away(failure: Failure) -> Mapping[str, Cursor]:
         wrapper = failure.value

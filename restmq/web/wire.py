@@ -75,7 +75,7 @@ class Limits(NamedTuple):
             header_bytes=settings.max_header_bytes,
             headers=settings.max_headers,
             body=body,
-            large_body=max(body, LARGE_BODY),
+            large_body=max(body, settings.max_batch_bytes),
             idle_seconds=settings.idle_timeout,
             connections=settings.max_connections,
         )

@@ -63,8 +63,8 @@ class Wire:
         """So many messages were dropped here."""
         return b""
 
-    def gap(self, gap: Gap) -> bytes:
-        """What lies between here and there is gone."""
+    def gap(self, gap: Gap, cursor: str) -> bytes:
+        """What lies between here and there is gone; the cursor behind it, so that it is said once."""
         return b""
 
     def opening(self, cursor: str) -> bytes:
@@ -179,9 +179,9 @@ class Ndjson(_Framed):
         """An object with a ``type``, which messages have not."""
         return self._control("missed", {"queue": queue, "missed": count})
 
-    def gap(self, gap: Gap) -> bytes:
+    def gap(self, gap: Gap, cursor: str) -> bytes:
         """The same."""
-        return self._control("gap", gap._asdict())
+        return self._control("gap", {**gap._asdict(), "cursor": cursor})
 
     def closing(self, reason: str) -> bytes:
         """The same."""
@@ -204,8 +204,8 @@ class Sse(_Framed):
         return self._framed(b":ok\nretry: %d\n%b\n" % (retry_ms(), place))
 
     def _message(self, message: Message, epoch: int) -> bytes:
-        if message.pos:
-            return b"id: %d-%d\ndata: {%b}\n\n" % (epoch, message.pos, members(message, epoch))
+        if message.placed:
+            return b"id: %d-%d\ndata: {%b}\n\n" % (epoch, message.id, members(message, epoch))
         return b"data: {%b}\n\n" % members(message, epoch)
 
     def leased(self, message: Message, receipt: str, lease_until_ms: int) -> bytes:
@@ -221,9 +221,10 @@ class Sse(_Framed):
         """``event: missed``."""
         return self._control("missed", {"queue": queue, "missed": count})
 
-    def gap(self, gap: Gap) -> bytes:
+    def gap(self, gap: Gap, cursor: str) -> bytes:
         """``event: gap``."""
-        return self._control("gap", gap._asdict())
+        place = b"id: %b\n" % cursor.encode("ascii")
+        return self._control("gap", gap._asdict(), place)
 
     def closing(self, reason: str) -> bytes:
         """``event: closing``, and when to come back."""

@@ -74,10 +74,10 @@ class Desk:
         return commands.inspect_answer(self.queue, self.call("inspect", 0))
 
     def set_policy(self, policy: Policy) -> None:
-        self.call("status", "pol", policy.value)
+        self.call("settings", "", 0, "own", "pol", policy.value)
 
     def set_started(self, started: bool) -> None:
-        self.call("status", "st", int(started))
+        self.call("settings", "", 0, "own", "st", int(started))
 
     # ---- daemons
 

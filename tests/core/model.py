@@ -48,6 +48,7 @@ class Listener:
     """
 
     room = ROOM
+    returns = False
 
     def __init__(
         self,
@@ -329,10 +330,10 @@ class World:
                 daemon.lose_store()
 
     def set_started(self, started: bool) -> None:
-        self.run("status", "st", int(started))
+        self.run("settings", "", 0, "own", "st", int(started))
 
     def set_policy(self, policy: Policy) -> None:
-        self.run("status", "pol", policy.value)
+        self.run("settings", "", 0, "own", "pol", policy.value)
 
     # ---- daemons and consumers
 

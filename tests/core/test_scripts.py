@@ -515,7 +515,7 @@ def arguments(script: str) -> list[object]:
         "presence": [DAEMONS[0], 15000, b"comet=1", 1],
         "purge": [],
         "replay": commands.replay_arguments(5, 0),
-        "status": ["st", 1],
+        "settings": ["", 0, "own", "st", 1],
         "window": commands.window_arguments(DAEMONS[0], True, 0),
     }[script]
 

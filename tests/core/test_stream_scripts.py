@@ -47,7 +47,7 @@ def dealt(desk: Desk, count: int, room: int = 100) -> bytes:
 
 
 def set_field(desk: Desk, name: str, value: int) -> None:
-    desk.call("status", name, value)
+    desk.call("settings", "", 0, "own", name, value)
 
 
 # -- acknowledgements -----------------------------------------------------------------------------
@@ -157,6 +157,11 @@ def ids(reply: commands.Replay) -> list[int]:
     return [entry_id(entry) for chunk in reply.chunks for entry in chunk_entries(chunk)]
 
 
+def gap(reply: commands.Replay, after: int) -> int | None:
+    """How many a client that had all up to there is told it missed; None: nobody knows."""
+    return max(0, reply.kept_from - after) if after >= reply.solid else None
+
+
 def broadcast(desk: Desk, *sizes: int) -> None:
     """One chunk for each size."""
     desk.arrive(DAEMONS[0])
@@ -164,33 +169,119 @@ def broadcast(desk: Desk, *sizes: int) -> None:
         desk.add(*[b"x"] * size)
 
 
+def taken(desk: Desk, pos: int) -> None:
+    """A kernel has all up to there."""
+    desk.report("confirm", DAEMONS[0], safe=pos)
+
+
 def test_what_was_broadcast_can_be_read_again(desk: Desk) -> None:
     broadcast(desk, 1, 2, 3)
     reply = replay(desk, 1, epoch(desk))
-    assert (reply.epoch, reply.pos, reply.kept_from, reply.last_id) == (epoch(desk), 6, 0, 6)
-    assert ids(reply) == [1, 2, 3, 4, 5, 6], "with the chunk that ends there"
-    assert ids(replay(desk, 3, epoch(desk))) == [2, 3, 4, 5, 6]
-    assert ids(replay(desk, 6, epoch(desk))) == [4, 5, 6]
+    assert reply[:5] == (epoch(desk), 6, 0, 0, 6)
+    assert ids(reply) == [2, 3, 4, 5, 6]
+    assert ids(replay(desk, 3, epoch(desk))) == [4, 5, 6]
+    assert ids(replay(desk, 6, epoch(desk))) == []
     assert ids(replay(desk, 2, epoch(desk))) == [2, 3, 4, 5, 6], "whole chunks"
     assert ids(replay(desk, 4, 77)) == [1, 2, 3, 4, 5, 6], "of another life: all that is kept"
+    assert ids(replay(desk, 7, epoch(desk))) == [1, 2, 3, 4, 5, 6], "no id that was given"
+
+
+def test_what_returned_to_the_list_was_never_broadcast(desk: Desk) -> None:
+    """Who was cut off comes back again and again: the history does not fill with repeats."""
+    set_field(desk, "replay_n", 30)
+    desk.arrive(DAEMONS[0])
+    desk.add(b"1", b"2")
+    desk.report("leave", DAEMONS[0], safe=2)
+    for _ in range(20):
+        desk.arrive(DAEMONS[0])
+        desk.add(b"x")
+        desk.report("leave", DAEMONS[0], safe=0)
+    assert desk.waiting() == list(range(3, 23))
+    reply = replay(desk, 0, epoch(desk))
+    assert (ids(reply), reply.highest, reply.kept_from) == ([1, 2], 2, 0)
+    desk.arrive(DAEMONS[0])
+    reply = replay(desk, 2, epoch(desk))
+    assert (ids(reply), reply.highest, gap(reply, 2)) == (list(range(3, 23)), 22, 0)
+
+
+def test_what_no_kernel_has_is_kept_longer_than_the_history(desk: Desk) -> None:
+    """It still comes to whoever listens: to say that it is gone would be wrong."""
+    set_field(desk, "replay_n", 2)
+    set_field(desk, "replay", 1000)
+    broadcast(desk, 1, 1, 3, 1)
+    reply = replay(desk, 0, epoch(desk))
+    assert (ids(reply), gap(reply, 0)) == ([1, 2, 3, 4, 5, 6], 0)
+    desk.now += 1001
+    assert ids(replay(desk, 2, epoch(desk))) == [3, 4, 5, 6]
+    taken(desk, 2)
+    reply = replay(desk, 1, epoch(desk))
+    assert (ids(reply), gap(reply, 1)) == ([3, 4, 5, 6], 1)
+
+
+def test_a_gap_counts_messages_only_where_ids_have_no_holes(desk: Desk) -> None:
+    set_field(desk, "replay", 0)
+    desk.add(b"popped", b"popped")
+    desk.pop_once(2)
+    broadcast(desk, 1)
+    assert replay(desk, 0, epoch(desk)).solid == 2
+    taken(desk, 1)
+    desk.add(b"4", b"5")
+    taken(desk, 3)
+    reply = replay(desk, 0, epoch(desk))
+    assert (ids(reply), reply.kept_from) == ([], 5)
+    assert [gap(reply, after) for after in (0, 1, 2, 3, 5)] == [None, None, 3, 2, 0]
+
+
+def test_what_was_dealt_before_comes_late_and_is_no_past(desk: Desk) -> None:
+    dealt(desk, 2)
+    desk.set_policy(Policy.BROADCAST)
+    desk.add(b"3")
+    desk.heard(DAEMONS[0])
+    desk.report("confirm", DAEMONS[0], settled=[Settled(2, True, [1], [2])])
+    (late,) = desk.heard(DAEMONS[0])
+    assert [entry_id(entry) for entry in chunk_entries(late)] == [2]
+    assert chunk_head(late).base == 3
+    reply = replay(desk, 0, epoch(desk))
+    assert (ids(reply), reply.highest, reply.solid) == ([3], 3, 2)
+
+
+def test_the_place_of_who_comes_now(desk: Desk) -> None:
+    """It gets all above it: what was added later, and what waits or is with no kernel yet."""
+    assert desk.inspect().place == 0
+    desk.add(b"1", b"2")
+    desk.pop_once(1)
+    assert desk.inspect().place == 1
+    desk.pop_once(1)
+    assert desk.inspect().place == 2
+    broadcast(desk, 2)
+    assert desk.inspect().place == 0, "nothing was broadcast before: all of it is the past"
+    taken(desk, 2)
+    assert desk.inspect().place == 4
+    desk.set_policy(Policy.ROUNDROBIN)
+    desk.arrive(DAEMONS[1], {WORKER: 10})
+    desk.add(b"5")
+    assert desk.inspect().place == 4, "it may come back and be broadcast"
 
 
 @pytest.mark.parametrize("most", [1, 5, 7])
 def test_history_is_bounded_by_messages(desk: Desk, most: int) -> None:
     set_field(desk, "replay_n", most)
     broadcast(desk, *[1] * 20)
+    taken(desk, 20)
     reply = replay(desk, 0, epoch(desk))
     assert ids(reply) == list(range(21 - most, 21))
-    assert reply.kept_from == 20 - most
+    assert gap(reply, 0) == 20 - most
 
 
 def test_history_is_bounded_by_bytes(desk: Desk) -> None:
     desk.arrive(DAEMONS[0])
     for _ in range(8):
         desk.add(bytes(300_000))
+    taken(desk, 8)
     assert ids(replay(desk, 0, epoch(desk))) == [6, 7, 8]
     assert desk.store.llen(desk.names[7]) == 3
     desk.add(bytes(2_000_000))
+    taken(desk, 9)
     assert ids(replay(desk, 0, epoch(desk))) == [9], "the last one whatever its size"
 
 
@@ -201,17 +292,19 @@ def test_history_is_bounded_by_time(desk: Desk) -> None:
     assert 0 < desk.store.pttl(desk.names[7]) <= 10_000
     desk.now += 6_000
     desk.add(b"later")
+    taken(desk, 3)
     desk.now += 4_001
     assert ids(replay(desk, 0, life)) == [3]
     desk.now += 6_000
     reply = replay(desk, 0, life)
-    assert (ids(reply), reply.kept_from, reply.pos) == ([], 3, 3)
+    assert (ids(reply), reply.kept_from, reply.highest) == ([], 3, 3)
 
 
 def test_without_replay_nothing_is_kept(desk: Desk) -> None:
     set_field(desk, "replay", 0)
     broadcast(desk, 2)
     assert desk.store.exists(desk.names[7]) == 0
+    taken(desk, 2)
     assert replay(desk, 0, epoch(desk)).kept_from == 2
 
 
@@ -222,6 +315,7 @@ def test_a_history_with_a_hole_is_no_history(desk: Desk) -> None:
     desk.add(b"unkept")
     set_field(desk, "replay", 60_000)
     desk.add(b"kept")
+    taken(desk, 3)
     reply = replay(desk, 1, epoch(desk))
     assert (ids(reply), reply.kept_from) == ([3], 2)
 
@@ -245,8 +339,8 @@ def test_a_long_past_comes_in_pages(desk: Desk) -> None:
     broadcast(desk, *[400] * 5)
     reply = replay(desk, 0, epoch(desk))
     assert ids(reply) == list(range(1, 1201))
-    rest = replay(desk, chunk_head(reply.chunks[-1]).pos, epoch(desk))
-    assert ids(rest) == list(range(801, 2001)), "with the chunk that ends there"
+    rest = replay(desk, ids(reply)[-1], epoch(desk))
+    assert ids(rest) == list(range(1201, 2001))
 
 
 # -- observers and presence -----------------------------------------------------------------------

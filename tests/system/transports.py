@@ -1,7 +1,4 @@
-"""Consumers on every transport, for tests that want the same of each.
-
-``/v1/ws`` belongs in TRANSPORTS, too, as soon as it is there.
-"""
+"""Consumers on every transport, for tests that want the same of each."""
 
 from __future__ import annotations
 
@@ -9,9 +6,10 @@ import base64
 import json
 import os
 from typing import Final
+from urllib.parse import parse_qsl
 
 from tests.system.clients import WARM_UP, Comet, Delivered
-from tests.wire.websockets import CLOSE, TEXT, encoded
+from tests.wire.websockets import CLOSE, PING, TEXT, encoded
 
 _WARM_BODY = b'"body":"%b"' % WARM_UP
 _WARM_VALUE = b'"%b"}' % WARM_UP
@@ -124,4 +122,32 @@ class WebSocket(Comet):
         self.socket.sendall(encoded((1000).to_bytes(2), CLOSE))
 
 
-TRANSPORTS: Final[tuple[type[Comet], ...]] = (Comet, Events, Ndjson, WebSocket)
+class V1Socket(_OfV1, WebSocket):
+    """One subscription on ``/v1/ws``; the choices of ``query`` are members of the command."""
+
+    name = "v1-ws"
+    path = "/v1/ws"
+
+    def __init__(
+        self, port: int, queue: str, receive_bytes: int | None = None, *, query: str = ""
+    ) -> None:
+        super().__init__(port, queue, receive_bytes)
+        while not self.head:
+            assert self.read(), "no handshake"
+        choices = dict(parse_qsl(query.removeprefix("?")))
+        command = {"id": 1, "cmd": "subscribe", "queue": queue, **choices}
+        self.socket.sendall(encoded(json.dumps(command).encode()))
+
+    def _frame(self, first: int, payload: bytes) -> None:
+        if payload.startswith(b'{"type":"message"'):
+            self._message(payload)
+        elif first == 0x80 | TEXT:
+            value = json.loads(payload)
+            assert value["type"] != "error", value
+            if value["type"] not in ("welcome", "reply"):
+                self._note(value["type"], value)
+        elif first != 0x80 | PING:
+            super()._frame(first, payload)
+
+
+TRANSPORTS: Final[tuple[type[Comet], ...]] = (Comet, Events, Ndjson, WebSocket, V1Socket)

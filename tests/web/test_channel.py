@@ -608,6 +608,7 @@ def test_a_client_that_waits_may_not_send_without_end(server: ToyServer) -> None
         with contextlib.suppress(OSError):
             client.send(get("/q/x") * 10000)
         wait_until(lambda: server.broker.left, "the end")
+        wait_until(lambda: not server.application.channels, "the connection's end")
 
 
 # -- streams ------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from restmq.message import NewMessage
 from restmq.web.v1.given import Given, read_given
 from restmq.web.v1.new_messages import (
-    MAX_ITEMS,
+    Bounds,
     Options,
     kept_headers,
     key_digest,
@@ -24,8 +24,6 @@ from restmq.web.v1.new_messages import (
     stated_type,
 )
 from restmq.web.v1.problems import Problem
-
-LIMIT = 1 << 20
 
 
 def options(query: str) -> Options:
@@ -38,7 +36,7 @@ def batch(*items: Any) -> bytes:
 
 def problem_of(data: bytes) -> Problem:
     with pytest.raises(Problem) as caught:
-        read_batch(data, LIMIT)
+        read_batch(data)
     return caught.value
 
 
@@ -132,7 +130,7 @@ def test_headers_have_bounds(fields: dict[str, str]) -> None:
 
 def test_a_batch_of_texts_and_one_of_all_kinds_say_the_same() -> None:
     texts = batch({"body": "one"}, {"body": "tw\u00f6"})
-    assert read_batch(texts, LIMIT).messages == [
+    assert read_batch(texts).messages == [
         NewMessage(b"one"),
         NewMessage("tw\u00f6".encode()),
     ]
@@ -144,8 +142,7 @@ def test_a_batch_of_texts_and_one_of_all_kinds_say_the_same() -> None:
             {"body": base64.b64encode(b"\xff").decode(), "encoding": "base64"},
             {"body": "<p>", "content_type": "text/html", "headers": {"X-A": "b"}},
             {"body": "k", "idempotency_key": "7", "deliver_at": "2030-01-01T00:00:00Z"},
-        ),
-        LIMIT,
+        )
     ).messages
     assert found == [
         NewMessage(b"one", ttl_ms=2000),
@@ -158,18 +155,22 @@ def test_a_batch_of_texts_and_one_of_all_kinds_say_the_same() -> None:
 
 
 def test_json_is_kept_as_it_was_sent() -> None:
-    found = read_batch(b'{"messages":[{"body":{ "b":1.0,\n"a" : 1e2 }}]}', LIMIT).messages
+    found = read_batch(b'{"messages":[{"body":{ "b":1.0,\n"a" : 1e2 }}]}').messages
     assert found[0].body == b'{ "b":1.0,\n"a" : 1e2 }'
 
 
 def test_what_an_item_does_not_say_is_said_for_all() -> None:
     for_all = Options(5000, 1000, 0, 2)
-    found = read_batch(batch({"body": "a"}, {"body": "b", "ttl": 1, "priority": 0}), LIMIT, for_all)
+    found = read_batch(
+        batch({"body": "a"}, {"body": "b", "ttl": 1, "priority": 0}), Bounds(), for_all
+    )
     assert found.messages == [
         NewMessage(b"a", None, 5000, 1000, 0, 2),
         NewMessage(b"b", None, 1000, 1000, 0, 0),
     ]
-    later = read_batch(batch({"body": "c", "deliver_at": "2030-01-01T00:00:00Z"}), LIMIT, for_all)
+    later = read_batch(
+        batch({"body": "c", "deliver_at": "2030-01-01T00:00:00Z"}), Bounds(), for_all
+    )
     assert later.messages[0].delay_ms == 0
 
 
@@ -224,8 +225,8 @@ def test_a_wrong_item_is_named(item: Any, pointer: str) -> None:
         (b'{"messages": []}', "bad_request"),
         (b'{"messages": {}}', "bad_request"),
         (b'{"messages": [{"body": 1}], "more": 1}', "bad_request"),
-        (batch(*[{"body": ""}] * (MAX_ITEMS + 1)), "too_large"),
-        (batch(*[{"body": "", "ttl": 1}] * (MAX_ITEMS + 1)), "too_large"),
+        (batch(*[{"body": ""}] * (10_001)), "too_large"),
+        (batch(*[{"body": "", "ttl": 1}] * (10_001)), "too_large"),
     ],
 )
 def test_what_is_no_batch(data: bytes, code: str) -> None:
@@ -235,7 +236,7 @@ def test_what_is_no_batch(data: bytes, code: str) -> None:
 def test_a_message_of_a_batch_has_a_bound() -> None:
     for item in ({"body": "x" * 11}, {"body": "x" * 11, "ttl": 1}):
         with pytest.raises(Problem) as caught:
-            read_batch(batch({"body": "x"}, item), 10)
+            read_batch(batch({"body": "x"}, item), Bounds(10))
         assert caught.value.members()["errors"][0]["pointer"] == "/messages/1/body"
         assert caught.value.status == 413
 
@@ -258,7 +259,7 @@ def test_bodies_come_back_as_they_are(values: list[Any], indented: bool) -> None
         orjson.loads(text)
     except (UnicodeError, orjson.JSONDecodeError):  # a lone surrogate
         return
-    for value, message in zip(values, read_batch(text.encode(), LIMIT).messages, strict=True):
+    for value, message in zip(values, read_batch(text.encode()).messages, strict=True):
         if isinstance(value, str):
             assert message.body.decode() == value
         else:
@@ -274,7 +275,7 @@ def test_what_is_taken_as_json_is_json_for_others(body: bytes) -> None:
     """It is spliced into replies, so nothing may pass that another reader refuses."""
     data = b'{"messages":[{"body":[' + body + b"]}]}"
     try:
-        found = read_batch(data, LIMIT).messages
+        found = read_batch(data).messages
     except Problem:
         return
     for message in found:
@@ -287,7 +288,7 @@ def test_what_is_taken_as_json_is_json_for_others(body: bytes) -> None:
 
 def test_lines_are_bodies() -> None:
     data = b'{"n": 1}\r\n\n  "two" \n3'
-    assert read_lines(data, LIMIT, Options(1000), b'{"a":"b"}') == [
+    assert read_lines(data, Bounds(), Options(1000), b'{"a":"b"}') == [
         NewMessage(b'{"n": 1}', "application/json", 1000, headers=b'{"a":"b"}'),
         NewMessage(b'"two"', "application/json", 1000, headers=b'{"a":"b"}'),
         NewMessage(b"3", "application/json", 1000, headers=b'{"a":"b"}'),
@@ -299,7 +300,7 @@ def test_a_bad_line_is_named(bad: bytes) -> None:
     lines = [b'{"n": 1}'] * 6000
     lines[4999] = bad
     with pytest.raises(Problem) as caught:
-        read_lines(b"\n".join(lines), LIMIT)
+        read_lines(b"\n".join(lines))
     assert caught.value.code == "invalid_json"
     assert caught.value.members()["line"] == 5000
 
@@ -312,7 +313,7 @@ def test_lines_have_bounds() -> None:
         (b'"' + b"x" * 100 + b'"', "too_large"),
     ):
         with pytest.raises(Problem) as caught:
-            read_lines(data, 100)
+            read_lines(data, Bounds(100))
         assert caught.value.code == code
 
 

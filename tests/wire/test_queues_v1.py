@@ -13,7 +13,7 @@ import pytest
 
 from restmq.web.v1.problems import CODES, CODES_OF_STATUS, STATUSES, TITLES
 from tests.conftest import StartDaemon
-from tests.support import DEADLINE_SECONDS, Daemon, Response
+from tests.support import DEADLINE_SECONDS, Daemon, Response, wait_until
 
 JSON = {"Content-Type": "application/json"}
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -667,3 +667,47 @@ def test_every_error_has_a_page(server: Daemon, code: str) -> None:
     reply = server.request("GET", f"/errors/{code}")
     assert reply.status == 200
     assert TITLES[code][0].encode() or reply.body
+
+
+def test_dead_letters_and_back(jobs: Queue) -> None:
+    jobs.settings(max_attempts=1)
+    jobs.put("x")
+    (message,) = jobs.receive()
+    ask(jobs.server, "nack", receipts=[message["receipt"]], reason="no", delay=0)
+    wait_until(lambda: jobs.info()["dead"] == 1, "the dead letter")
+    (dead,) = value(jobs.ask("GET", "/messages?state=dead"))["messages"]
+    assert dead["queue"] == f"{jobs.name}.dead"
+    assert dead["headers"]["restmq-origin"] == f"{jobs.name}:1"
+    assert dead["headers"]["restmq-reason"] == "max_attempts"
+    assert dead["headers"]["restmq-error"] == "no"
+    letters = Queue(jobs.server, f"{jobs.name}.dead")
+    assert value(letters.ask("POST", "/redrive"))["moved"] == 1
+    (again,) = jobs.receive(wait=10)
+    assert again["body"] == "x"
+    assert again["attempt"] == 1
+
+
+# ---- bounds
+
+
+def test_a_full_queue_says_so(jobs: Queue) -> None:
+    jobs.settings(max_length=2)
+    results = jobs.ask("POST", "/batch", {"messages": [{"body": "x"}] * 3})
+    assert value(results)["failed"] == 1
+    assert value(results)["results"][2] == {"error": "queue_full"}
+    assert int(results.headers["retry-after"]) >= 1
+    problem(jobs.ask("POST", "/messages", "x"), 507, "queue_full")
+
+
+def test_a_rate_says_when_to_come_back(jobs: Queue) -> None:
+    jobs.settings(put_rate=0.1)
+    jobs.put("x")
+    problem(jobs.ask("POST", "/messages", "x"), 429, "rate_limited")
+
+
+def test_priorities_are_a_setting(jobs: Queue) -> None:
+    problem(jobs.ask("POST", "/messages?priority=5", "x"), 409, "priorities_off")
+    jobs.settings(priorities=True)
+    for n in (1, 9, 5):
+        jobs.put(str(n), f"?priority={n}")
+    assert [m["priority"] for m in jobs.receive(limit=3)] == [9, 5, 1]

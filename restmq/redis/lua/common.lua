@@ -12,10 +12,13 @@
 --          last error, headers, last error.
 -- Ready    messages are in the list, and in :y if they came back or have a priority: a sorted set of
 --          I1 9 - priority, entry; all scores are 0, so it is in the order of priorities, then ids.
--- Chunk    kind 'b' or 'r', I7 epoch, I7 prev, I7 pos, I7 bpos, I4 n, owner (12 bytes),
---          n x I4 entry lengths, kind 'r': n x I4 consumer numbers, entries.
+-- Chunk    kind 'b' or 'r', I7 epoch, I7 prev, I7 pos, I7 bpos, I4 n, owner (12 bytes; kind 'b': I7 base,
+--          5 bytes), n x I4 entry lengths, kind 'r': n x I4 consumer numbers, entries.
 -- Position counts pushed messages (bpos: their bytes); a chunk covers prev+1 .. pos.
--- History  of broadcast, a list: I6 time of the push, I7 pos, I7 bpos before it, then the chunk.
+-- Order    Broadcasts rise by their ids, hid is the highest; a chunk's base is what hid was before it. An id
+--          at or below the base comes late (it was dealt before). What returns to the list was never
+--          pushed: hid goes back to its base. All ids above solid, up to hid, were broadcast.
+-- History  of broadcast, a list: I6 time of the push, then the chunk. hn and hb: its messages and their bytes.
 -- A slot   daemon:number; numbers from 2^31 on are consumers that acknowledge.
 -- A daemon in :c: I7 safe pos, I7 bpos (up to there a kernel of its consumers has all), I7 taken
 -- pos, I7 bpos (up to there it read), I7 deadline ms (0: being taken apart), I7 last dealt pos.
@@ -31,7 +34,7 @@ local ACKS = 2147483648                                  -- slots from this numb
 local ROUND_ROBIN, JOBS = 2, 2                           -- values of the fields pol and mode
 local SILENT = 3000                                      -- ms a daemon may be without a channel
 local HEAD, CHUNK, DAEMON = '>I7I6I6', '>I7I7I7I7I4', '>I7I7I7I7I7I7'
-local NOBODY = string.rep('-', 12)
+local SPARE = string.rep('-', 5)
 local call, pack, unpack_bytes = redis.call, struct.pack, struct.unpack
 
 local function clock()
@@ -44,7 +47,7 @@ end
 local function text(n) return string.format('%.0f', n) end
 
 local FIELDS = {'id', 'st', 'pol', 'pos', 'done', 'safe', 'bpos', 'bdone', 'bsafe', 'out', 'rpos',
-                'live', 'epoch', 'mode'}
+                'live', 'epoch', 'mode', 'hid', 'solid', 'hn', 'hb'}
 local function load_state()
   local v = call('HMGET', Q, unpack(FIELDS))
   local s = {}
@@ -149,42 +152,74 @@ local function may_push(s)
         and s.pos - s.done < IN_FLIGHT_MESSAGES and s.bpos - s.bdone < IN_FLIGHT_BYTES)
 end
 
--- Broadcast: keep a chunk for those who come back, within the queue's bounds. hpos and hbpos
--- are where the history begins.
-local function remember(s, chunk, prev, bprev)
-  local v = call('HMGET', Q, 'replay', 'replay_n', 'hpos', 'hbpos')
+local function chunk_base(chunk) return (unpack_bytes('>I7', chunk, 34)) end
+
+-- Of a broadcast chunk.
+local function last_id(chunk)
+  local n = unpack_bytes('>I4', chunk, 30)
+  local size = unpack_bytes('>I4', chunk, 42 + 4 * n)
+  return (unpack_bytes('>I7', chunk, #chunk - size + 1))
+end
+
+-- Broadcast: the order goes on behind these entries, if it does.
+local function go_on(s, entries)
+  local i, last = #entries, entry_id(entries[#entries])
+  if last <= s.hid then return end
+  if entry_id(entries[1]) ~= s.hid + 1 or last - s.hid ~= #entries then
+    while i > 1 and entry_id(entries[i - 1]) == entry_id(entries[i]) - 1 do i = i - 1 end
+    s.solid = entry_id(entries[i]) - 1
+  end
+  s.hid = last
+end
+
+-- What an element of the history counts there, times `sign`.
+local function count_history(s, element, sign)
+  local n = unpack_bytes('>I4', element, 36)
+  s.hn, s.hb = s.hn + sign * n, s.hb + sign * (#element - 51 - 4 * n)
+end
+
+-- Broadcast: keep a chunk for those who come back, within the queue's bounds.
+local function remember(s, chunk)
+  local v = call('HMGET', Q, 'replay', 'replay_n')
   local ms, most = tonumber(v[1] or REPLAY_MS), tonumber(v[2] or REPLAY_MESSAGES)
   if ms == 0 or most == 0 then
     call('UNLINK', H)  -- with a hole in it nothing of it can be trusted
     return
   end
-  local hpos, hbpos, moved = tonumber(v[3] or 0), tonumber(v[4] or 0), false
-  local count = call('RPUSH', H, pack('>I6I7I7', clock(), prev, bprev) .. chunk)
-  if count == 1 then hpos, hbpos, moved = prev, bprev, true end
-  while count > 1 and (s.pos - hpos > most or s.bpos - hbpos > REPLAY_BYTES) do
-    local oldest = call('LPOP', H)
-    count = count - 1
-    local _, _, pos, bpos = unpack_bytes(CHUNK, oldest, 22)
-    hpos, hbpos, moved = pos, bpos, true
+  local element = pack('>I6', clock()) .. chunk
+  local kept = call('RPUSH', H, element)
+  if kept == 1 then s.hn, s.hb = 0, 0 end
+  count_history(s, element, 1)
+  while kept > 1 and (s.hn > most or s.hb > REPLAY_BYTES) do
+    count_history(s, call('LPOP', H), -1)
+    kept = kept - 1
   end
   call('PEXPIRE', H, text(ms))
-  if moved then call('HSET', Q, 'hpos', text(hpos), 'hbpos', text(hbpos)) end
+end
+
+-- Broadcast: the newest chunk returns to the list, as if it had not been pushed.
+local function unsay(s, chunk)
+  local base = chunk_base(chunk)
+  s.hid, s.solid = math.min(s.hid, base), math.min(s.solid, base)
+  local newest = call('LINDEX', H, -1)
+  if newest and string.sub(newest, 7) == chunk then count_history(s, call('RPOP', H), -1) end
 end
 
 -- Broadcast: one chunk into the window and the same bytes to every daemon.
 local function push_to_all(s, entries)
   local sizes, size = lengths(entries)
   local prev, pos = s.pos, s.pos + #entries
-  local chunk = table.concat({'b', pack(CHUNK, s.epoch, prev, pos, s.bpos + size, #entries), NOBODY,
-                              sizes, table.concat(entries)})
+  local chunk = table.concat({'b', pack(CHUNK, s.epoch, prev, pos, s.bpos + size, #entries), pack('>I7', s.hid),
+                              SPARE, sizes, table.concat(entries)})
   call('ZADD', W, text(pos), chunk)
   if call('PUBLISH', Q .. ':out', chunk) == 0 then
     call('ZREMRANGEBYSCORE', W, text(pos), text(pos))
     return 0
   end
-  local bprev = s.bpos
+  local base = s.hid
   s.pos, s.bpos = pos, s.bpos + size
-  remember(s, chunk, prev, bprev)
+  go_on(s, entries)
+  if s.hid > base then remember(s, chunk) end
   return #entries
 end
 
@@ -488,6 +523,7 @@ local function reclaim_all(s)
     if not chunk then break end
     local entries = split(chunk)
     call('ZREM', W, chunk)
+    unsay(s, chunk)
     put_back(entries)
     count, size = count + #entries, size + #chunk
   end

@@ -4,8 +4,9 @@
 -- KEYS: those of common.lua
 -- ARGV: 2 how many of the newest waiting ids to add
 -- Returns: {waiting, st or "", pol or "", in flight, daemons, last id, mode or "", replay ms,
---           replay messages, missed by slow consumers, epoch, {presence texts}, last pos, leased, delayed, when the
+--           replay messages, missed by slow consumers, epoch, {presence texts}, place, leased, delayed, when the
 --           oldest waiting was put in ms or 0, redelivered, dropped, expired, now ms, {all fields of the hash}, newest id, ...}
+-- Place: whoever comes now gets nothing broadcast in order up to this id, and all above it.
 -- Messages that are out with daemons that are all gone count as waiting: a pop would find them.
 local now = clock()
 local s = load_state()
@@ -16,8 +17,15 @@ for _, value in ipairs(call('HVALS', KEYS[9])) do
 end
 local waiting, flight = call('LLEN', L) + call('ZCARD', Y), s.pos - s.done + s.out
 if flight > 0 and deserted(s, now) then waiting, flight = waiting + flight, 0 end
+local place, unsafe = s.hid, call('ZRANGEBYSCORE', W, '(' .. text(s.safe), '+inf', 'LIMIT', 0, 1)[1]
+if unsafe then
+  place = math.min(s.hid, chunk_base(unsafe))
+elseif s.out == 0 then
+  local head = next_run(1)[1]
+  place = math.max(s.hid, head and entry_id(head) - 1 or s.id)
+end
 local reply = {text(waiting), v[1] or '', v[2] or '', text(flight), call('HLEN', C), text(s.id),
-  v[3] or '', v[4] or text(REPLAY_MS), v[5] or text(REPLAY_MESSAGES), v[6] or '0', text(s.epoch), here, text(s.pos)}
+  v[3] or '', v[4] or text(REPLAY_MS), v[5] or text(REPLAY_MESSAGES), v[6] or '0', text(s.epoch), here, text(place)}
 local out = call('HMGET', Q, 'redelivered', 'dropped', 'expired')
 local oldest = 0
 for _, e in ipairs({call('LINDEX', L, 0) or '', string.sub(call('ZRANGE', Y, 0, 0)[1] or '', 2)}) do

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from restmq.errors import BadRequest
+from restmq.errors import BadMember, BadRequest
 from restmq.web.endpoint import Endpoint, Refusal, Reply
 from restmq.web.v1.given import Given, read_given
 from restmq.web.v1.problems import Fault, Problem, code_of, problem_document
@@ -54,16 +54,19 @@ def v1_name(name: str) -> str:
     return name
 
 
-def named_queue(path: str | None, given: Given) -> str:
-    """The queue a call is for: named in its path, or by the parameter ``queue``. Raises Problem."""
+def named_queue(path: str, given: Given) -> str:
+    """The queue a call is for: named in its path, or (there it is empty) by the parameter ``queue``.
+
+    Raises Problem.
+    """
     named = given.text("queue")
-    if path is None and named is None:
+    if not path and named is None:
         why = "queue must name the queue, in the path or as a parameter"
         raise Problem("bad_request", why, faults=(Fault("queue", "is missing"),))
-    if path is not None and named is not None:
+    if path and named is not None:
         fault = Fault(given.where("queue"), "is there twice")
         raise Problem("bad_request", "the path names the queue already", faults=(fault,))
-    return v1_name(path if path is not None else named or "")
+    return v1_name(path or named or "")
 
 
 class V1Endpoint(Endpoint):
@@ -126,6 +129,8 @@ class V1Endpoint(Endpoint):
         if code == "store_full":
             status = 507
         document = problem_document(status, code, why, problem)
+        if isinstance(problem, BadMember):
+            document["errors"] = [{"pointer": problem.pointer, "detail": problem.detail}]
         document["request_id"] = self.request_id
         body, lines = orjson.dumps(document) + b"\n", self.request_id_line
         return Reply(status, body, PROBLEM, headers, no_store=True, lines=lines)
@@ -183,10 +188,10 @@ class V1Endpoint(Endpoint):
             found.setdefault(name, []).append(value)
         return found
 
-    def object(self, known: Collection[str]) -> dict[str, Any]:
+    def object(self, known: Collection[str] | None) -> dict[str, Any]:
         """The JSON object in the body; an empty body is an empty one. Raises BadRequest.
 
-        With an Origin (a page) the type must be JSON, so that no form of another site passes.
+        ``known`` None: whoever asks looks at the members. With an Origin (a page) the type must be JSON, so that no form of another site passes.
         """
         body = self.request.body
         if not body:
@@ -198,6 +203,8 @@ class V1Endpoint(Endpoint):
             raise BadRequest(f"the body is not valid JSON: {error}") from None
         if not isinstance(value, dict):
             raise BadRequest("the body must be a JSON object")
+        if known is None:
+            return value
         unknown = [name for name in value if name not in known and not name.startswith("_")]
         if unknown:
             raise BadRequest(

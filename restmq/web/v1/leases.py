@@ -16,13 +16,28 @@ from twisted.internet.defer import Deferred
 from restmq.core import jobs, receipts
 from restmq.core.jobs import MAX_REASON, Leased, Verb
 from restmq.core.receipts import Receipt
+from restmq.web.describe import (
+    BOOLEAN,
+    NAME,
+    RECEIPT,
+    SECONDS,
+    STRING,
+    WHOLE,
+    describe,
+    items,
+    record,
+    seconds,
+)
 from restmq.web.endpoint import Access, Reply, endpoint
 from restmq.web.v1.endpoint import V1Endpoint
 from restmq.web.v1.given import Given
+from restmq.web.v1.messages import LEASED_MESSAGE
 from restmq.web.v1.new_messages import MAX_SECONDS
 from restmq.web.v1.problems import Fault, Problem
 from restmq.web.v1.receive import (
+    ASKED,
     FIELDS,
+    MAX_QUEUES,
     Asked,
     messages_member,
     read_asked,
@@ -99,10 +114,35 @@ def read_next(given: Given, settings: Any, of: Sequence[Receipt | None]) -> Aske
     return read_asked(wanted, settings, queues or list({r.queue: None for r in of if r}))
 
 
+RESULTS: Final = record(
+    results=items(record({"ok": BOOLEAN, "code?": STRING})),
+    failed=WHOLE,
+)
+
+
+ACKED: Final = record(
+    {"messages?": items(LEASED_MESSAGE)},
+    results=items(record({"ok": BOOLEAN, "code?": STRING})),
+    failed=WHOLE,
+)
+RECEIPTS: Final = items(RECEIPT, 1, MAX_RECEIPTS)
+NEXT: Final = record(
+    {
+        "queue?": NAME,
+        "queues?": items(NAME, 1, MAX_QUEUES),
+        **{f"{name}?": schema for name, schema in ASKED.items()},
+    }
+)
+
+
 class Ack(V1Endpoint):
     """``/v1/ack``: the messages are done."""
 
     @endpoint(Access.COMET, Access.CONSUMER)
+    @describe(
+        body=record({"next?": NEXT}, receipts=RECEIPTS),
+        replies={200: ACKED, 409: RESULTS},
+    )
     def post(self) -> Deferred[Reply]:
         """Acknowledge, and receive the next if that is wanted."""
         given = self.given(("next",), ("receipts",))
@@ -136,6 +176,10 @@ class Nack(_Settling):
     """``/v1/nack``: they are not done, and come again after a while."""
 
     @endpoint(Access.COMET, Access.CONSUMER)
+    @describe(
+        body=record({"delay?": seconds(0, MAX_SECONDS), "reason?": STRING}, receipts=RECEIPTS),
+        replies={200: RESULTS, 409: RESULTS},
+    )
     def post(self) -> Deferred[Reply]:
         """Give back."""
         given = self.given(("delay", "reason"), ("receipts",))
@@ -146,6 +190,7 @@ class Extend(_Settling):
     """``/v1/extend``: they take longer."""
 
     @endpoint(Access.COMET, Access.CONSUMER)
+    @describe(body=record(receipts=RECEIPTS, lease=SECONDS), replies={200: RESULTS, 409: RESULTS})
     def post(self) -> Deferred[Reply]:
         """Lease them anew from now on."""
         given = self.given(("lease",), ("receipts",))
@@ -156,6 +201,7 @@ class Lease(V1Endpoint):
     """``/v1/leases/RECEIPT``: for workers that have nothing but an address."""
 
     @endpoint(Access.COMET, Access.CONSUMER)
+    @describe(replies={204: None})
     def delete(self, receipt: str) -> Deferred[Reply]:
         """The message is done."""
         self.given(())

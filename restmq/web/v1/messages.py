@@ -14,14 +14,37 @@ from twisted.internet.defer import Deferred
 
 from restmq.core.jobs import Found, Page
 from restmq.message import NewMessage, Put, QueueInfo
+from restmq.web.describe import (
+    ANYTHING,
+    CURSOR,
+    ID,
+    JSON,
+    MESSAGE_BODY,
+    NAME,
+    RECEIPT,
+    STRING,
+    TIME,
+    WHOLE,
+    Content,
+    Schema,
+    describe,
+    items,
+    record,
+    seconds,
+    whole,
+    words,
+)
 from restmq.web.endpoint import Access, Reply, endpoint
 from restmq.web.message_json import members, quoted, rfc3339
 from restmq.web.v1.endpoint import V1Endpoint, named_queue
 from restmq.web.v1.given import Given
 from restmq.web.v1.new_messages import (
+    MAX_PRIORITY,
+    MAX_SECONDS,
     NO_OPTIONS,
     OPTIONS,
     Batch,
+    Bounds,
     kept_headers,
     key_digest,
     read_batch,
@@ -38,6 +61,53 @@ MAX_ID: Final = 2**53 - 1
 NDJSON: Final = frozenset(
     ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines")
 )
+PUT_OPTIONS: Final[Mapping[str, Schema]] = {
+    "ttl": seconds(0, MAX_SECONDS),
+    "delay": seconds(0, MAX_SECONDS),
+    "deliver_at": TIME,
+    "priority": whole(0, MAX_PRIORITY),
+}
+PUT_HEADERS: Final = {"Idempotency-Key": STRING, "traceparent": STRING}
+HEADERS: Final = {"type": "object", "additionalProperties": STRING}
+ITEM: Final = record(
+    {
+        "content_type?": STRING,
+        "encoding?": words("json", "text", "base64"),
+        **{f"{name}?": schema for name, schema in PUT_OPTIONS.items()},
+        "headers?": HEADERS,
+        "idempotency_key?": STRING,
+    },
+    body=ANYTHING,
+)
+BATCH: Final = record(messages=items(ITEM, 1))
+RESULTS: Final = record(
+    results=items(
+        {
+            "anyOf": [
+                record({"replayed?": {"type": "boolean"}}, id=ID),
+                record(error=STRING),
+            ]
+        }
+    ),
+    failed=WHOLE,
+)
+_MESSAGE: Final[Mapping[str, Schema]] = {
+    "queue": NAME,
+    "id": ID,
+    "content_type": STRING,
+    "body": ANYTHING,
+    "encoding": words("json", "text", "base64"),
+    "headers": HEADERS,
+    "priority": whole(0, MAX_PRIORITY),
+    "created_at": TIME,
+    "error?": STRING,
+}
+LEASED_MESSAGE: Final = record(_MESSAGE, attempt=ID, receipt=RECEIPT, lease_until=TIME)
+SHOWN_MESSAGE: Final = record(
+    {**_MESSAGE, "attempt?": ID, "lease_until?": TIME, "deliver_at?": TIME},
+    state=words("ready", "leased", "delayed"),
+)
+MESSAGE_ID: Final = {"id": {"type": "string", "pattern": "^[1-9][0-9]{0,15}$"}}
 REPLAYED: Final = b"Idempotency-Replayed: true\r\n"
 DUE: Final[Mapping[str, bytes]] = {"leased": b"lease_until", "delayed": b"deliver_at"}
 WHY: Final[Mapping[str, str]] = {
@@ -105,7 +175,13 @@ class Messages(V1Endpoint):
     """``/v1/queues/QUEUE/messages``."""
 
     @endpoint(Access.PRODUCER)
-    def post(self, queue: str | None = None) -> Deferred[Reply]:
+    @describe(
+        query={**PUT_OPTIONS, "content_type": STRING},
+        headers=PUT_HEADERS,
+        body=MESSAGE_BODY,
+        replies={201: record(queue=NAME, id=ID)},
+    )
+    def post(self, queue: str) -> Deferred[Reply]:
         """Put the body in as a message."""
         fields, body = self.request.headers, self.request.body
         given = self.given_in_query(("queue", "content_type", *OPTIONS))
@@ -116,7 +192,7 @@ class Messages(V1Endpoint):
             body,
             stated_type(sent, body),
             *read_options(given),
-            kept_headers(fields),
+            kept_headers(fields, Bounds.of(self.settings)),
             key_digest(dict.get(fields, "idempotency-key", "")),
         )
         put: Deferred[list[Put]] = self.broker.put(name, [message])
@@ -132,7 +208,11 @@ class Messages(V1Endpoint):
         return self.encoded(body, 201, lines=lines + REPLAYED if put.replayed else lines)
 
     @endpoint(Access.CONSUMER)
-    def get(self, queue: str | None = None) -> Deferred[Reply]:
+    @describe(
+        query={"state": words(*STATES), "cursor": STRING, "limit": whole(1, MAX_LIST)},
+        replies={200: record(messages=items(SHOWN_MESSAGE), cursor=CURSOR)},
+    )
+    def get(self, queue: str) -> Deferred[Reply]:
         """A page of messages, all left where they are."""
         given = self.given_in_query(("queue", "state", "cursor", "limit"))
         name, limit = named_queue(queue, given), page_limit(given)
@@ -164,7 +244,13 @@ class BatchOfMessages(V1Endpoint):
     """``/v1/queues/QUEUE/batch``."""
 
     @endpoint(Access.PRODUCER, large=True)
-    def post(self, queue: str | None = None) -> Deferred[Reply]:
+    @describe(
+        query=PUT_OPTIONS,
+        headers=PUT_HEADERS,
+        body=Content((JSON, "application/x-ndjson"), BATCH),
+        replies={200: RESULTS},
+    )
+    def post(self, queue: str) -> Deferred[Reply]:
         """Put many messages in, each by itself; the answer says what became of each."""
         given = self.given_in_query(("queue", *OPTIONS))
         batch = self._read(given)
@@ -177,14 +263,14 @@ class BatchOfMessages(V1Endpoint):
 
     def _read(self, given: Given) -> Batch:
         request = self.request
-        fields, body, limit = request.headers, request.body, self.settings.max_message_bytes
+        fields, body, bounds = request.headers, request.body, Bounds.of(self.settings)
         options = read_options(given) if given else NO_OPTIONS
-        headers = kept_headers(fields)
+        headers = kept_headers(fields, bounds)
         sent = dict.get(fields, "content-type", "").partition(";")[0].strip().lower()
         if sent in NDJSON:
-            return Batch(read_lines(body, limit, options, headers))
+            return Batch(read_lines(body, bounds, options, headers))
         self.refuse_form()
-        return read_batch(body, limit, options, headers)
+        return read_batch(body, bounds, options, headers)
 
     def _results(self, puts: list[Put]) -> Reply:
         results, wait = results_of(puts)
@@ -204,10 +290,9 @@ def keyed(messages: list[NewMessage], key: str) -> list[NewMessage]:
 
 
 class _One(V1Endpoint):
-    def named(self, path: Sequence[str]) -> tuple[str, int]:
-        """Queue and id, of a path that has both or the id alone."""
-        given = self.given(("queue",))
-        return named_queue(path[0] if len(path) == 2 else None, given), message_id(path[-1])
+    def named(self, queue: str, text: str) -> tuple[str, int]:
+        """Queue and id."""
+        return named_queue(queue, self.given(("queue",))), message_id(text)
 
     def done(self, was: bool, queue: str, number: int) -> Reply:
         """204 if there was such a message."""
@@ -220,11 +305,12 @@ class OneMessage(_One):
     """``/v1/queues/QUEUE/messages/ID``."""
 
     @endpoint(Access.CONSUMER)
-    def get(self, *path: str) -> Deferred[Reply]:
+    @describe(path=MESSAGE_ID, replies={200: SHOWN_MESSAGE})
+    def get(self, queue: str, id: str) -> Deferred[Reply]:
         """The message, wherever it is in the queue."""
-        queue, number = self.named(path)
-        found: Deferred[Found | None] = self.broker.find(queue, number)
-        return found.addCallback(self._shown, queue, number)
+        name, number = self.named(queue, id)
+        found: Deferred[Found | None] = self.broker.find(name, number)
+        return found.addCallback(self._shown, name, number)
 
     def _shown(self, found: Found | None, queue: str, number: int) -> Reply:
         if found is None:
@@ -232,22 +318,24 @@ class OneMessage(_One):
         return self.encoded(found_json(found) + b"\n")
 
     @endpoint(Access.PRODUCER)
-    def delete(self, *path: str) -> Deferred[Reply]:
+    @describe(path=MESSAGE_ID, replies={204: None})
+    def delete(self, queue: str, id: str) -> Deferred[Reply]:
         """Delete it, ready, delayed or leased."""
-        queue, number = self.named(path)
-        deleted: Deferred[bool] = self.broker.delete(queue, number)
-        return deleted.addCallback(self.done, queue, number)
+        name, number = self.named(queue, id)
+        deleted: Deferred[bool] = self.broker.delete(name, number)
+        return deleted.addCallback(self.done, name, number)
 
 
 class Release(_One):
     """``/v1/queues/QUEUE/messages/ID/release``."""
 
     @endpoint(Access.PRODUCER)
-    def post(self, *path: str) -> Deferred[Reply]:
+    @describe(path=MESSAGE_ID, replies={204: None})
+    def post(self, queue: str, id: str) -> Deferred[Reply]:
         """Make a delayed or leased message ready at once."""
-        queue, number = self.named(path)
-        released: Deferred[bool] = self.broker.release(queue, number)
-        return released.addCallback(self.done, queue, number)
+        name, number = self.named(queue, id)
+        released: Deferred[bool] = self.broker.release(name, number)
+        return released.addCallback(self.done, name, number)
 
 
 def unknown_message(queue: str, number: int) -> Problem:

@@ -12,8 +12,9 @@ import re
 from base64 import b64decode
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cache
 from hashlib import blake2b
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 import orjson
@@ -24,16 +25,15 @@ from restmq.web.message_json import is_json
 from restmq.web.v1.given import Given, shown
 from restmq.web.v1.problems import Fault, Problem
 
+if TYPE_CHECKING:
+    from restmq.settings import Settings
+
 JSON: Final = "application/json"
 BINARY: Final = "application/octet-stream"
 FORM: Final = "application/x-www-form-urlencoded"
 MAX_SECONDS: Final = 10 * 365 * 86400
 """The longest ttl and delay."""
 MAX_PRIORITY: Final = 9
-MAX_ITEMS: Final = 10_000
-MAX_HEADERS: Final = 32
-MAX_HEADER_BYTES: Final = 8192
-"""Of all user headers of a message, names and values."""
 MAX_CONTENT_TYPE: Final = 250
 MAX_KEY: Final = 255
 HEADER_PREFIX: Final = "restmq-header-"
@@ -45,6 +45,28 @@ _HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")
 _PRINTABLE: Final = re.compile(r"[\x20-\x7e]*")
 _PATH: Final = re.compile(r" - at `\$([^`]*)`$")
 _STEP: Final = re.compile(r"\.([^.\[]+)|\[([0-9]+|\.\.\.)\]")
+
+
+class Bounds(NamedTuple):
+    """What one request may bring: bytes of a message, messages, user headers of each and their bytes."""
+
+    message_bytes: int = 1048576
+    items: int = 10_000
+    headers: int = 32
+    header_bytes: int = 8192
+
+    @classmethod
+    def of(cls, settings: Settings) -> Bounds:
+        """The bounds in the settings."""
+        return cls(
+            settings.max_message_bytes,
+            settings.max_batch,
+            settings.max_user_headers,
+            settings.max_user_header_bytes,
+        )
+
+
+USUAL: Final = Bounds()
 
 
 class Options(NamedTuple):
@@ -120,7 +142,7 @@ def _parses(body: bytes) -> str | None:
 # ---- headers
 
 
-def kept_headers(fields: Mapping[str, str]) -> bytes:
+def kept_headers(fields: Mapping[str, str], bounds: Bounds = USUAL) -> bytes:
     """The user headers among a request's header fields (lower-case names), as a JSON object.
 
     Nothing if there are none. Raises Problem.
@@ -131,10 +153,12 @@ def kept_headers(fields: Mapping[str, str]) -> bytes:
             found[name.removeprefix(HEADER_PREFIX)] = value
         elif name == TRACE:
             found[TRACE] = value
-    return encode_headers(found) if found else b""
+    return encode_headers(found, bounds) if found else b""
 
 
-def encode_headers(headers: Mapping[str, str], where: str = "RestMQ-Header") -> bytes:
+def encode_headers(
+    headers: Mapping[str, str], bounds: Bounds, where: str = "RestMQ-Header"
+) -> bytes:
     """User headers as a JSON object with lower-case names. Raises Problem."""
     size = 0
     for name, value in headers.items():
@@ -143,10 +167,9 @@ def encode_headers(headers: Mapping[str, str], where: str = "RestMQ-Header") -> 
             raise _bad_headers(f"the header name {shown(name)} is no token of RFC 9110", where)
         if _PRINTABLE.fullmatch(value) is None:
             raise _bad_headers(f"the header {name} must be printable ASCII", where)
-    if len(headers) > MAX_HEADERS or size > MAX_HEADER_BYTES:
-        raise _bad_headers(
-            f"a message has at most {MAX_HEADERS} headers of {MAX_HEADER_BYTES} bytes in all", where
-        )
+    if len(headers) > bounds.headers or size > bounds.header_bytes:
+        most = f"{bounds.headers} headers of {bounds.header_bytes} bytes in all"
+        raise _bad_headers(f"a message has at most {most}", where)
     return orjson.dumps({name.lower(): value for name, value in headers.items()})
 
 
@@ -173,11 +196,6 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     body: str
 
 
-class _Bodies(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    messages: Annotated[list[_Body], Meta(min_length=1, max_length=MAX_ITEMS)]
-    queue: str | None = None
-
-
 class Item(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """A message in JSON: an item of a batch, and what ``put`` says on a WebSocket."""
 
@@ -192,9 +210,16 @@ class Item(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     idempotency_key: str = ""
 
 
-class _Items(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    messages: Annotated[list[Item], Meta(min_length=1, max_length=MAX_ITEMS)]
-    queue: str | None = None
+@cache
+def _decoder(item: type[msgspec.Struct], most: int) -> msgspec.json.Decoder[Any]:
+    """For batches of at most so many of these items."""
+    listed = Annotated[list[item], Meta(min_length=1, max_length=most)]  # type: ignore[valid-type]
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [
+        ("messages", listed),
+        ("queue", str | None, None),
+    ]
+    struct = msgspec.defstruct("Batch", fields, forbid_unknown_fields=True, gc=False)
+    return msgspec.json.Decoder(struct)
 
 
 class Batch(NamedTuple):
@@ -204,8 +229,6 @@ class Batch(NamedTuple):
     queue: str | None = None
 
 
-_BODIES: Final = msgspec.json.Decoder(_Bodies)
-_ITEMS: Final = msgspec.json.Decoder(_Items)
 _ITEM: Final = msgspec.json.Decoder(Item)
 _TEXT: Final = msgspec.json.Decoder(str)
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, Raw])
@@ -213,45 +236,45 @@ _LIST: Final = msgspec.json.Decoder(list[dict[str, Raw]])
 
 
 def read_batch(
-    data: bytes, max_bytes: int, options: Options = NO_OPTIONS, headers: bytes = b""
+    data: bytes, bounds: Bounds = USUAL, options: Options = NO_OPTIONS, headers: bytes = b""
 ) -> Batch:
     """``{"messages": [...]}``; what an item does not say is as in ``options`` and ``headers``.
 
-    Raises Problem, and 413 for a message of more than ``max_bytes``.
+    Raises Problem.
     """
     _refuse_bad_utf8(data)
     if options is NO_OPTIONS and not headers:
         try:
-            bodies = _BODIES.decode(data)
+            bodies = _decoder(_Body, bounds.items).decode(data)
         except msgspec.DecodeError:
             pass  # some item says more, or something is wrong: the other decoder tells
         else:
             encoded = [NewMessage(item.body.encode()) for item in bodies.messages]
-            if len(data) > max_bytes:
-                _refuse_larger(encoded, max_bytes, "/messages/{}/body")
+            _refuse_larger(encoded, len(data), bounds.message_bytes)
             return Batch(encoded, bodies.queue)
-    items = _decode(data)
+    items = _decode(data, bounds)
     messages = [
-        read_item(item, f"/messages/{place}", options, headers)
+        read_item(item, f"/messages/{place}", bounds, options, headers)
         for place, item in enumerate(items.messages)
     ]
-    if len(data) > max_bytes:
-        _refuse_larger(messages, max_bytes, "/messages/{}/body")
+    _refuse_larger(messages, len(data), bounds.message_bytes)
     return Batch(messages, items.queue)
 
 
-def _decode(data: bytes) -> _Items:
+def _decode(data: bytes, bounds: Bounds) -> Any:
+    """The items, checked; ``messages`` and ``queue``."""
+    decoder = _decoder(Item, bounds.items)
     try:
-        return _ITEMS.decode(data)
+        return decoder.decode(data)
     except msgspec.ValidationError as error:
         if b'"_' not in data:
-            raise explained(error) from None
+            raise explained(error, bounds) from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise not_json(error) from None
     try:
-        return _ITEMS.decode(_without_private(data))
+        return decoder.decode(_without_private(data))
     except msgspec.ValidationError as error:
-        raise explained(error) from None
+        raise explained(error, bounds) from None
 
 
 def _without_private(data: bytes) -> bytes:
@@ -270,21 +293,23 @@ def _public(members: Mapping[str, Raw]) -> dict[str, Raw]:
     return {name: value for name, value in members.items() if not name.startswith("_")}
 
 
-def read_command(members: Mapping[str, Any]) -> NewMessage:
+def read_command(members: Mapping[str, Any], bounds: Bounds = USUAL) -> NewMessage:
     """One message of members that are decoded already (a command on a WebSocket). Raises Problem."""
     data = orjson.dumps({n: v for n, v in members.items() if not n.startswith("_")})
     try:
         item = _ITEM.decode(data)
     except msgspec.ValidationError as error:
-        raise explained(error) from None
-    return read_item(item, "", NO_OPTIONS, b"")
+        raise explained(error, bounds) from None
+    return read_item(item, "", bounds, NO_OPTIONS, b"")
 
 
-def read_item(item: Item, where: str, options: Options, headers: bytes) -> NewMessage:
+def read_item(
+    item: Item, where: str, bounds: Bounds, options: Options, headers: bytes
+) -> NewMessage:
     """One message; ``where`` is the pointer to it. Raises Problem."""
     body, content_type = _body(item, where)
     if item.headers:
-        headers = encode_headers(item.headers, f"{where}/headers")
+        headers = encode_headers(item.headers, bounds, f"{where}/headers")
     when, delay = item.deliver_at, item.delay
     if when is not None and delay is not None:
         what = "goes without delay: one of them says when"
@@ -340,12 +365,13 @@ def _bad_body(why: str, where: str) -> Problem:
 
 
 def read_lines(
-    data: bytes, max_bytes: int, options: Options = NO_OPTIONS, headers: bytes = b""
+    data: bytes, bounds: Bounds = USUAL, options: Options = NO_OPTIONS, headers: bytes = b""
 ) -> list[NewMessage]:
     """ndjson: each line that is not empty is the JSON body of one message. Raises Problem."""
     _refuse_bad_utf8(data)
-    if data.count(b"\n") > 2 * MAX_ITEMS:
-        raise _too_many()
+    if data.count(b"\n") > 2 * bounds.items:
+        raise _too_many(bounds)
+    max_bytes = bounds.message_bytes
     messages: list[NewMessage] = []
     for number, line in enumerate(data.split(b"\n"), 1):
         body = line.strip(b" \t\r")
@@ -358,15 +384,15 @@ def read_lines(
             why = f"a message has at most {max_bytes} bytes, line {number} has {len(body)}"
             raise Problem("too_large", why, line=number)
         messages.append(NewMessage(body, JSON, *options, headers))
-    if len(messages) > MAX_ITEMS:
-        raise _too_many()
+    if len(messages) > bounds.items:
+        raise _too_many(bounds)
     if not messages:
         raise Problem("bad_request", "a batch has at least one message, a JSON body a line")
     return messages
 
 
-def _too_many() -> Problem:
-    return Problem("too_large", f"a batch has at most {MAX_ITEMS} messages")
+def _too_many(bounds: Bounds) -> Problem:
+    return Problem("too_large", f"a batch has at most {bounds.items} messages")
 
 
 def _refuse_bad_utf8(data: bytes) -> None:
@@ -380,12 +406,14 @@ def _refuse_bad_utf8(data: bytes) -> None:
         raise Problem("invalid_json", why, line=line) from None
 
 
-def _refuse_larger(messages: list[NewMessage], max_bytes: int, where: str) -> None:
+def _refuse_larger(messages: list[NewMessage], all_bytes: int, max_bytes: int) -> None:
+    if all_bytes <= max_bytes:
+        return
     for place, message in enumerate(messages):
         size = len(message.body)
         if size > max_bytes:
             why = f"a message has at most {max_bytes} bytes, number {place} has {size}"
-            raise Problem("too_large", why, faults=(Fault(where.format(place), why),))
+            raise Problem("too_large", why, faults=(Fault(f"/messages/{place}/body", why),))
 
 
 def not_json(error: Exception) -> Problem:
@@ -393,7 +421,7 @@ def not_json(error: Exception) -> Problem:
     return Problem("invalid_json", f"the body is not valid JSON: {error}")
 
 
-def explained(error: msgspec.ValidationError) -> Problem:
+def explained(error: msgspec.ValidationError, bounds: Bounds) -> Problem:
     """The decoder's words, with its path as a JSON pointer."""
     text = str(error)
     path = _PATH.search(text)
@@ -401,7 +429,7 @@ def explained(error: msgspec.ValidationError) -> Problem:
     pointer = "".join([f"/{name or index}" for name, index in steps]).replace("/...", "")
     why = text[: path.start()] if path else text
     if "length <=" in why and pointer == "/messages":
-        return _too_many()
+        return _too_many(bounds)
     unknown = re.search(r"unknown field `(.*)`", why)
     if unknown:
         pointer = f"{pointer}/{unknown[1][:60]}"

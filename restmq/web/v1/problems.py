@@ -20,6 +20,7 @@ from restmq.errors import (
     StoreRefused,
     WrongDelivery,
 )
+from restmq.web.describe import Content, describe
 from restmq.web.endpoint import Access, Endpoint, Refusal, Reply, endpoint
 
 CODES: Final[Mapping[type[BaseException], str]] = {
@@ -227,6 +228,10 @@ class ErrorPage(Endpoint):
     """``/errors/CODE``."""
 
     @endpoint(Access.NONE, page=True)
+    @describe(
+        path={"code": {"type": "string", "pattern": "^[a-z_]+$"}},
+        replies={200: Content(("text/html",)), 404: Content(("text/html",))},
+    )
     def get(self, code: str) -> Reply:
         """Cause and cure. Raises Refusal 404 for a code that is none."""
         if code not in TITLES:

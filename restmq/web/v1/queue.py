@@ -11,21 +11,49 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
 
-from restmq.core.broker import first_error
+from restmq.core.asking import first_error
 from restmq.message import Mode, Policy, QueueInfo
+from restmq.rules import queue_settings
+from restmq.web.describe import (
+    CURSOR,
+    NAME,
+    STRING,
+    WHOLE,
+    describe,
+    items,
+    record,
+    whole,
+    words,
+)
 from restmq.web.endpoint import Access, Reply, endpoint
 from restmq.web.v1.endpoint import V1Endpoint, named_queue, v1_name
 from restmq.web.v1.given import Given
-from restmq.web.v1.messages import dead_letters, page_limit
+from restmq.web.v1.messages import MAX_LIST, dead_letters, page_limit
 from restmq.web.v1.problems import Problem
-from restmq.web.v1.queues import SETTINGS, read_settings
+from restmq.web.v1.settings import PATCH
 
 MAX_MOVED: Final = 1_000_000
 MAX_STEP: Final = 1000
 PAUSED: Final[Mapping[bytes, str]] = {b"0": "all", b"2": "push"}
 """By the queue's field ``st``: what is held back."""
+SETTINGS: Final = tuple(dict.fromkeys(s.word.partition(".")[0] for s in queue_settings.SETTINGS))
+TRUTH: Final = {"enum": [True, False, 1, 0]}
+QUEUE: Final = {
+    "name": NAME,
+    "ready": WHOLE,
+    "leased": WHOLE,
+    "delayed": WHOLE,
+    "dead": WHOLE,
+    "consumers": WHOLE,
+    "delivery": words("broadcast", "roundrobin"),
+    "mode": words("open", "jobs"),
+    "paused": words("none", "push", "all"),
+    "oldest_age": {"type": ["number", "null"], "minimum": 0},
+}
+ONE: Final = record(QUEUE, redelivered=WHOLE, dropped=WHOLE)
+SWITCHED: Final = record(queue=NAME, paused=words("none", "push", "all"))
 STATUS: Final[Mapping[str, int]] = {"none": 1, "all": 0, "push": 2}
 
 
@@ -91,6 +119,10 @@ class QueueList(_Describing):
     """``/v1/queues``."""
 
     @endpoint(Access.CONSUMER)
+    @describe(
+        query={"prefix": STRING, "limit": whole(1, MAX_LIST), "cursor": STRING},
+        replies={200: record(queues=items(record(QUEUE)), cursor=CURSOR)},
+    )
     async def get(self) -> Reply:
         """A page of the queues, sorted by name; each is of its own moment."""
         given = self.given_in_query(("prefix", "limit", "cursor"))
@@ -106,7 +138,8 @@ class OneQueue(_Describing):
     """``/v1/queues/QUEUE``, ``/v1/queue``."""
 
     @endpoint(Access.CONSUMER)
-    def get(self, queue: str | None = None) -> Deferred[Reply]:
+    @describe(replies={200: ONE})
+    def get(self, queue: str) -> Deferred[Reply]:
         """What the queue holds."""
         name = named_queue(queue, self.given_in_query(("queue",)))
         inspected: Deferred[QueueInfo] = self.broker.inspect(name)
@@ -120,26 +153,31 @@ class OneQueue(_Describing):
         return described.addCallback(lambda all_: self.json(all_[0] | counters, status))
 
     @endpoint(Access.PRODUCER)
-    def put(self, queue: str | None = None) -> Deferred[Reply]:
+    @describe(body=PATCH, replies={200: ONE, 201: ONE})
+    def put(self, queue: str) -> Deferred[Reply]:
         """Make sure that it exists, with these settings; 201 if it is new."""
         given = self.given(("queue", *SETTINGS))
         name = named_queue(queue, given)
+        changes = queue_settings.read(given.members(SETTINGS), v1_name)
+        if not changes:
+            return self.broker.create(name).addCallback(self._made, name)
         inspected: Deferred[QueueInfo] = self.broker.inspect(name)
-        return inspected.addCallback(self._make, given)
+        return inspected.addCallback(self._change, changes)
 
-    def _make(self, info: QueueInfo, given: Given) -> Deferred[Reply]:
-        """Raises BadRequest for settings that make no sense, before anything is changed."""
-        fields = read_settings(given.members(SETTINGS), info)
-        made: Deferred[bool] = self.broker.create(info.name)
-        return made.addCallback(self._made, info.name, fields)
+    def _change(self, info: QueueInfo, changes: Mapping[str, str | None]) -> Deferred[Reply]:
+        """Makes it, or nothing: settings that make no sense together are a BadRequest."""
+        change = self.broker.queue_settings.change(info.name, changes, replace=False)
+        return ensureDeferred(change).addCallback(
+            lambda _: self._made(not is_known(info), info.name)
+        )
 
-    def _made(self, is_new: bool, name: str, fields: Mapping[str, int]) -> Deferred[Reply]:
-        changed: Deferred[None] = self.broker.change(name, fields) if fields else succeed(None)
-        inspected = changed.addCallback(lambda _: self.broker.inspect(name))
+    def _made(self, is_new: bool, name: str) -> Deferred[Reply]:
+        inspected: Deferred[QueueInfo] = self.broker.inspect(name)
         return inspected.addCallback(self._one, 201 if is_new else 200)
 
     @endpoint(Access.PRODUCER)
-    def delete(self, queue: str | None = None) -> Deferred[Reply]:
+    @describe(fields={"force": TRUTH}, replies={204: None})
+    def delete(self, queue: str) -> Deferred[Reply]:
         """Take it away with its settings; only with ``force`` while it holds messages."""
         given = self.given(("queue", "force"))
         name, force = named_queue(queue, given), given.truth("force")
@@ -156,7 +194,8 @@ class Purge(V1Endpoint):
     """``/v1/queues/QUEUE/purge``."""
 
     @endpoint(Access.PRODUCER)
-    def post(self, queue: str | None = None) -> Deferred[Reply]:
+    @describe(replies={200: record(deleted=WHOLE)})
+    def post(self, queue: str) -> Deferred[Reply]:
         """Delete all messages, those that are leased or delayed, too; streams end."""
         name = named_queue(queue, self.given(("queue",)))
         purged: Deferred[int] = self.broker.purge(name)
@@ -174,7 +213,8 @@ class Pause(_Switch):
     """``/v1/queues/QUEUE/pause``."""
 
     @endpoint(Access.PRODUCER)
-    def post(self, queue: str | None = None) -> Deferred[Reply]:
+    @describe(fields={"paused": words("push", "all")}, replies={200: SWITCHED})
+    def post(self, queue: str) -> Deferred[Reply]:
         """Hold back the push to streams, and ``receive`` unless ``paused`` is push."""
         given = self.given(("queue", "paused"))
         name, paused = named_queue(queue, given), given.word("paused", ("push", "all")) or "all"
@@ -185,7 +225,8 @@ class Resume(_Switch):
     """``/v1/queues/QUEUE/resume``."""
 
     @endpoint(Access.PRODUCER)
-    def post(self, queue: str | None = None) -> Deferred[Reply]:
+    @describe(replies={200: SWITCHED})
+    def post(self, queue: str) -> Deferred[Reply]:
         """Let everything go on."""
         return self.set(named_queue(queue, self.given(("queue",))), "none")
 
@@ -194,7 +235,8 @@ class Redrive(V1Endpoint):
     """``/v1/queues/DEAD_LETTERS/redrive``."""
 
     @endpoint(Access.PRODUCER)
-    def post(self, queue: str | None = None) -> Coroutine[Any, Any, Reply]:
+    @describe(fields={"to": NAME, "limit": whole(1, MAX_MOVED)}, replies={200: record(moved=WHOLE)})
+    def post(self, queue: str) -> Coroutine[Any, Any, Reply]:
         """Send dead letters back, each to where it came from, or all to the queue ``to``."""
         given = self.given(("queue", "to", "limit"))
         name, to = named_queue(queue, given), given.text("to")

@@ -15,11 +15,23 @@ from twisted.internet.defer import Deferred
 
 from restmq.core.jobs import Leased
 from restmq.web.choices import MIN_LEASE
+from restmq.web.describe import (
+    ANYTHING,
+    NAME,
+    SECONDS,
+    STRING,
+    describe,
+    items,
+    record,
+    whole,
+    words,
+)
 from restmq.web.endpoint import Access, Reply, endpoint
 from restmq.web.message_json import leased_members, shown_content_type
 from restmq.web.transmit import has_closed
 from restmq.web.v1.endpoint import V1Endpoint, v1_name
 from restmq.web.v1.given import Given
+from restmq.web.v1.messages import LEASED_MESSAGE
 from restmq.web.v1.new_messages import key_digest
 from restmq.web.v1.problems import Fault, Problem
 
@@ -29,11 +41,9 @@ if TYPE_CHECKING:
     from restmq.settings import Settings
     from restmq.web.exchange import Exchange
 
-MAX_LIMIT: Final = 1000
-MAX_WAIT: Final = 50.0
-"""Seconds; proxies cut at 60."""
 MAX_QUEUES: Final = 100
 FIELDS: Final = ("queue", "limit", "wait", "lease")
+ASKED: Final = {"limit": whole(1, 1000), "wait": SECONDS, "lease": SECONDS}
 SNIFFED: Final = (("X-Content-Type-Options", "nosniff"),)
 
 
@@ -50,8 +60,8 @@ def read_asked(given: Given, settings: Settings, queues: list[str]) -> Asked:
     """``limit wait lease``. Raises Problem."""
     return Asked(
         queues,
-        given.whole("limit", 1, 1, MAX_LIMIT),
-        given.seconds("wait", 0, MAX_WAIT) or 0.0,
+        given.whole("limit", 1, 1, settings.max_receive),
+        given.seconds("wait", 0, settings.max_wait) or 0.0,
         read_lease(given, settings),
     )
 
@@ -62,15 +72,15 @@ def read_lease(given: Given, settings: Settings) -> int | None:
     return None if lease is None else round(lease * 1000)
 
 
-def read_queues(given: Given, path: str | None = None) -> list[str]:
+def read_queues(given: Given, path: str = "") -> list[str]:
     """The queues, in order of preference: of the path, ``queue`` or ``queues``; none said is []. Raises Problem."""
     one, several = given.text("queue"), given.texts("queues", MAX_QUEUES)
-    if (path is not None) + (one is not None) + (several is not None) > 1:
+    if bool(path) + (one is not None) + (several is not None) > 1:
         member = "queue" if several is None else "queues"
         fault = Fault(given.where(member), "is there twice")
         raise Problem("bad_request", f"{member}: the queue is named already", faults=(fault,))
     if several is None:
-        name = path if path is not None else one
+        name = path or one
         return [] if name is None else [v1_name(name)]
     if len(set(several)) != len(several):
         raise given.wrong("queues", "are different names", several)
@@ -141,7 +151,15 @@ class Receive(V1Endpoint):
     """``/v1/receive``, ``/v1/queues/QUEUE/receive``."""
 
     @endpoint(Access.COMET, Access.CONSUMER, pops=True)
-    def post(self, queue: str | None = None) -> Deferred[Reply]:
+    @describe(
+        headers={"Idempotency-Key": STRING},
+        fields={**ASKED, "queues": items(NAME, 1, MAX_QUEUES), "format": words("json", "raw")},
+        replies={
+            200: {"anyOf": [record(messages=items(LEASED_MESSAGE)), ANYTHING]},
+            204: None,
+        },
+    )
+    def post(self, queue: str) -> Deferred[Reply]:
         """Take messages under a lease; with ``format=raw`` one, as it was sent."""
         given = self.given((*FIELDS, "format"), ("queues",))
         asked = read_asked(given, self.settings, read_queues(given, queue))

@@ -24,6 +24,7 @@ from restmq.message import Message, Put
 from restmq.rules.acl import Decision
 from restmq.web import handshake, streams
 from restmq.web.choices import PARAMETERS, read_choices, read_cursors
+from restmq.web.describe import describe
 from restmq.web.endpoint import (
     STATUS,
     Access,
@@ -68,7 +69,7 @@ from restmq.web.v1.leases import (
     settle,
 )
 from restmq.web.v1.messages import refuse_larger, result_of, results_of
-from restmq.web.v1.new_messages import Item, read_batch, read_command
+from restmq.web.v1.new_messages import Bounds, Item, read_batch, read_command
 from restmq.web.v1.problems import Problem, code_of
 from restmq.web.v1.receive import FIELDS, Asked, Waiting, messages_member, read_asked, read_queues
 from restmq.web.v1.standing import MAX_CREDIT, Standing
@@ -122,9 +123,9 @@ class Frames(PerLife):
         """``missed``."""
         return self.say("missed", {"queue": queue, "missed": count})
 
-    def gap(self, gap: Gap) -> bytes:
+    def gap(self, gap: Gap, cursor: str) -> bytes:
         """``gap``."""
-        return self.say("gap", gap._asdict())
+        return self.say("gap", {**gap._asdict(), "cursor": cursor})
 
 
 @cache
@@ -160,6 +161,7 @@ class Socket(V1Endpoint):
     """``/v1/ws``."""
 
     @endpoint(Access.NONE, handshake=True)
+    @describe(replies={101: None}, endless=True)
     def get(self) -> Reply | None:
         """Take the handshake."""
         head = self.request.head
@@ -353,17 +355,17 @@ class Session(Connection):
 
     def put(self, given: Given) -> Any:
         """``{"queue", "body", "content_type"?, "encoding"?, "ttl"? ...}`` -> ``{"queue", "id"}``."""
-        queue = named_queue(None, given)
-        message = read_command(given.members(MESSAGE))
+        queue = named_queue("", given)
+        message = read_command(given.members(MESSAGE), Bounds.of(self.settings))
         refuse_larger(message.body, self.settings.max_message_bytes)
         put: Deferred[list[Put]] = self.broker.put(queue, [message])
         return put.addCallback(lambda puts: result_of(puts[0], queue))
 
     def batch(self, given: Given) -> Any:
         """``{"queue", "messages"}`` -> ``{"results", "failed"}``."""
-        queue = named_queue(None, given)
+        queue = named_queue("", given)
         data = orjson.dumps(given.members(("messages",)))
-        batch = read_batch(data, self.settings.max_message_bytes)
+        batch = read_batch(data, Bounds.of(self.settings))
         put: Deferred[list[Put]] = self.broker.put(queue, batch.messages)
         return put.addCallback(lambda puts: _result(results_of(puts)[0]))
 
@@ -480,7 +482,7 @@ class Session(Connection):
     def publish(self, given: Given) -> Any:
         """``{"topic", "body", "content_type"?, "encoding"?, "headers"?, "log"?}`` -> ``{"topic", "id", "cursor"}``."""
         log, members = read_log(given), given.members(EVENT)
-        event = read_event_command(members)
+        event = read_event_command(members, Bounds.of(self.settings))
         refuse_larger(event.body, self.settings.max_message_bytes)
         done: Deferred[list[int]] = self.broker.events.publish(log, [event])
         return done.addCallback(

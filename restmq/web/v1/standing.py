@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from restmq.core.jobs import Leased
 from restmq.errors import StoreError
-from restmq.web.v1.receive import MAX_LIMIT, MAX_WAIT, Asked
+from restmq.web.v1.receive import Asked
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 MAX_CREDIT: Final = 1000
 MAX_BACKLOG: Final = 1048576
 """Bytes that may wait for a client before no more is leased for it."""
+WAIT_SECONDS: Final = 50.0
+"""Of one receive; then comes the next."""
 PAUSE_SECONDS: Final = 0.5
 """Until the store is asked again that was away."""
 
@@ -68,8 +70,7 @@ class Standing:
             self._outlet.when_drained(self._receive)
             return
         queues, _, _, lease_ms = self._asked
-        limit = min(self.credit, MAX_LIMIT)
-        self._receiving = self._broker.receive(queues, limit, MAX_WAIT, lease_ms, key=b"")
+        self._receiving = self._broker.receive(queues, self.credit, WAIT_SECONDS, lease_ms, key=b"")
         self._receiving.done.addCallbacks(self._received, self._failed)
 
     def _received(self, messages: list[Leased]) -> None:

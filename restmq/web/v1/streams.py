@@ -16,6 +16,7 @@ from restmq.errors import BadRequest
 from restmq.names import queue_name
 from restmq.web import streams
 from restmq.web.choices import PARAMETERS, read_choices, read_cursors
+from restmq.web.describe import NAME, STRING, Content, describe, items
 from restmq.web.endpoint import Access, endpoint
 from restmq.web.event_stream import EventStream, event_wire
 from restmq.web.stream import Choices, Cursor, bound_kernel_buffer
@@ -25,6 +26,8 @@ from restmq.web.wires import NDJSON, SSE, SSE_OF_MANY, Wire
 
 EVENT_STREAM: Final = "text/event-stream"
 MAX_QUEUES: Final = 100
+CHOICES: Final = dict.fromkeys(sorted(PARAMETERS), STRING)
+STREAM: Final = {200: Content((EVENT_STREAM, "application/x-ndjson"))}
 HEADERS: Final = (
     ("Cache-Control", "no-store, no-transform"),
     ("X-Accel-Buffering", "no"),
@@ -70,6 +73,7 @@ class QueueStream(_Streaming):
     """``/v1/queues/QUEUE/stream``."""
 
     @endpoint(Access.COMET, pops=True)
+    @describe(query=CHOICES, replies=STREAM, endless=True)
     def get(self, queue: str) -> Any:
         """Stream what is pushed from the queue."""
         return self.stream([v1_name(queue)], self.query(PARAMETERS), self.wants_events)
@@ -79,6 +83,11 @@ class ManyStreams(_Streaming):
     """``/v1/stream``."""
 
     @endpoint(Access.COMET, pops=True)
+    @describe(
+        query={"queue": items(NAME), "topic": items(STRING), "log": STRING, **CHOICES},
+        replies=STREAM,
+        endless=True,
+    )
     def get(self) -> Any:
         """Stream what is pushed from each ``queue``, or the events of each ``topic``."""
         given = self.query((*PARAMETERS, "log"), ("queue", "topic"))

@@ -1,0 +1,293 @@
+"""``/v1/schedules``: what puts a message into a queue at certain times, see docs/schedules.md.
+
+``PUT /v1/schedules/NAME`` takes ``{"cron", "timezone"?, "queue", "message", "paused"?}``, the message being as an
+item of a batch: ``{"body", "content_type"?, "encoding"?, "ttl"?}``. What is wrong is named by the member.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode, urlsafe_b64decode, urlsafe_b64encode
+from typing import Any, Final
+
+import orjson
+from twisted.internet.defer import Deferred
+
+from restmq.core.runs import run_time
+from restmq.core.schedules import MAX_MESSAGE_BYTES, MAX_SCHEDULES, Found, Made, Page, Schedule
+from restmq.errors import BadRequest
+from restmq.message import NewMessage
+from restmq.rules.schedule import Timetable
+from restmq.web.describe import (
+    ANYTHING,
+    BOOLEAN,
+    CURSOR,
+    NAME,
+    SECONDS,
+    STRING,
+    WHOLE,
+    describe,
+    items,
+    record,
+    whole,
+    words,
+)
+from restmq.web.endpoint import Access, Refusal, Reply, endpoint
+from restmq.web.message_json import body_members, is_json
+from restmq.web.v1.endpoint import V1Endpoint, v1_name
+
+MEMBERS: Final = ("cron", "timezone", "queue", "message", "paused")
+MESSAGE_MEMBERS: Final = ("body", "content_type", "encoding", "ttl")
+ENCODINGS: Final = ("json", "text", "base64")
+MAX_LIST: Final = 1000
+DEFAULT_LIST: Final = 100
+MAX_TTL_SECONDS: Final = 10 * 365 * 86400
+MAX_CONTENT_TYPE: Final = 250
+
+
+# ---- what a client says
+
+
+def read_schedule(name: str, value: dict[str, Any]) -> Schedule:
+    """The schedule in the body of a PUT. Raises BadRequest, its text beginning with the member."""
+    cron = _text(value, "cron")
+    timezone = _text(value, "timezone", "UTC")
+    queue = _name("queue", _text(value, "queue"))
+    paused = value.get("paused", False)
+    if paused not in (True, False):  # 1 and 0 are equal to them
+        raise BadRequest(f"paused: true or false, not {_shown(paused)}")
+    return Schedule(
+        name, Timetable(cron, timezone), queue, _message(value.get("message")), bool(paused)
+    )
+
+
+def _name(member: str, text: str) -> str:
+    try:
+        return v1_name(text)
+    except BadRequest as error:
+        raise BadRequest(f"{member}: {str(error).replace('a queue name', 'a name')}") from None
+
+
+def _text(value: dict[str, Any], member: str, default: str | None = None, of: str = "") -> str:
+    found = value.get(member, default)
+    if found is None:
+        raise BadRequest(f"{of}{member}: must be there")
+    if not isinstance(found, str):
+        raise BadRequest(f"{of}{member}: a string, not {_shown(found)}")
+    return found
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def _message(value: Any) -> NewMessage:
+    if not isinstance(value, dict):
+        raise BadRequest(f'message: an object such as {{"body": "..."}}, not {_shown(value)}')
+    unknown = [name for name in value if name not in MESSAGE_MEMBERS and not name.startswith("_")]
+    if unknown:
+        raise BadRequest(
+            f"message.{unknown[0][:60]}: unknown; known here: {', '.join(sorted(MESSAGE_MEMBERS))}"
+        )
+    body, content_type = _body(value)
+    if content_type is not None and is_json(content_type):
+        _check_json(body)
+    if len(body) > MAX_MESSAGE_BYTES:
+        raise Refusal(
+            413, f"message.body: at most {MAX_MESSAGE_BYTES} bytes, this one has {len(body)}"
+        )
+    ttl = value.get("ttl")
+    if ttl is None:
+        return NewMessage(body, content_type)
+    if type(ttl) not in (int, float) or not 0 < ttl <= MAX_TTL_SECONDS:
+        raise BadRequest(
+            f"message.ttl: a number of seconds above 0, at most {MAX_TTL_SECONDS}, not {_shown(ttl)}"
+        )
+    return NewMessage(body, content_type, max(1, round(ttl * 1000)))
+
+
+def _body(value: dict[str, Any]) -> tuple[bytes, str | None]:
+    """The body's bytes and the content type to keep."""
+    if "body" not in value:
+        raise BadRequest("message.body: must be there")
+    given, encoding = value["body"], value.get("encoding")
+    kind = _text(value, "content_type", "", "message.")
+    if len(kind) > MAX_CONTENT_TYPE or not (kind.isascii() and kind.isprintable()):
+        raise BadRequest(
+            f"message.content_type: at most {MAX_CONTENT_TYPE} printable ASCII characters"
+        )
+    if encoding is not None and encoding not in ENCODINGS:
+        raise BadRequest(f"message.encoding: one of {', '.join(ENCODINGS)}")
+    if encoding == "json" or (encoding is None and not isinstance(given, str)):
+        return orjson.dumps(given), kind or "application/json"
+    if not isinstance(given, str):
+        raise BadRequest(f"message.body: with encoding {encoding} a string")
+    if encoding != "base64":
+        return given.encode("utf-8"), kind or None
+    try:
+        return b64decode(given, validate=True), kind or "application/octet-stream"
+    except (binascii.Error, ValueError):
+        raise BadRequest("message.body: not valid base64") from None
+
+
+def _check_json(body: bytes) -> None:
+    try:
+        orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"message.body: not the JSON that its type says it is: {error}") from None
+
+
+def read_cursor(text: str) -> str:
+    """The name behind which a page begins. Raises BadRequest."""
+    try:
+        return urlsafe_b64decode(text).decode("utf-8")
+    except (binascii.Error, ValueError):
+        raise BadRequest("cursor: the cursor of another page") from None
+
+
+# ---- what it is told
+
+
+def shown(found: Found) -> dict[str, Any]:
+    """A schedule as a JSON object; orjson writes it."""
+    schedule, state = found.schedule, found.state
+    message = schedule.message
+    ttl = b',"ttl":%b' % orjson.dumps(message.ttl_ms / 1000) if message.ttl_ms else b""
+    members = body_members(message.body, message.content_type)
+    return {
+        "name": schedule.name,
+        "cron": schedule.timetable.cron,
+        "timezone": schedule.timetable.timezone,
+        "queue": schedule.queue,
+        "message": orjson.Fragment(b"{%b%b}" % (members, ttl)),
+        "paused": schedule.paused,
+        "next_run": None if found.next_run is None else run_time(found.next_run),
+        "last_run": run_time(state.last) if state.last else None,
+        "last_id": state.last_id or None,
+        "missed": state.missed,
+    }
+
+
+SCHEDULE: Final = record(
+    {
+        "message": record(
+            {"body": ANYTHING, "content_type": ANYTHING, "encoding": STRING, "ttl?": SECONDS}
+        ),
+        "next_run": CURSOR,
+        "last_run": CURSOR,
+        "last_id": {"type": ["integer", "null"]},
+    },
+    name=STRING,
+    cron=STRING,
+    timezone=STRING,
+    queue=NAME,
+    paused=BOOLEAN,
+    missed=WHOLE,
+)
+BODY: Final = record(
+    {
+        "timezone?": STRING,
+        "paused?": BOOLEAN,
+        "message": record(
+            {"content_type?": STRING, "encoding?": words(*ENCODINGS), "ttl?": SECONDS},
+            body=ANYTHING,
+        ),
+    },
+    cron=STRING,
+    queue=NAME,
+)
+
+
+class _OfSchedules(V1Endpoint):
+    def look(self, name: str, status: int = 200) -> Deferred[Reply]:
+        """Answer with the schedule; Refusal 404 if there is none of this name."""
+
+        def found(it: Found | None) -> Reply:
+            if it is None:
+                raise Refusal(404, f"there is no schedule {name!r}")
+            return self.json(shown(it), status)
+
+        return self.broker.schedules.find(name).addCallback(found)
+
+
+class OneSchedule(_OfSchedules):
+    """``/v1/schedules/NAME``."""
+
+    @endpoint(Access.CONSUMER)
+    @describe(replies={200: SCHEDULE})
+    def get(self, name: str) -> Deferred[Reply]:
+        """The schedule, with its next run and its last."""
+        self.query(())
+        return self.look(_name("name", name))
+
+    @endpoint(Access.PRODUCER)
+    @describe(body=BODY, replies={200: SCHEDULE, 201: SCHEDULE})
+    def put(self, name: str) -> Deferred[Reply]:
+        """Make it, or replace it as a whole."""
+        self.query(())
+        schedule = read_schedule(_name("name", name), self.object(MEMBERS))
+
+        def was_set(made: Made) -> Deferred[Reply]:
+            if made is Made.TOO_MANY:
+                raise Refusal(409, f"there are {MAX_SCHEDULES} schedules, as many as there may be")
+            return self.look(name, 201 if made is Made.NEW else 200)
+
+        return self.broker.schedules.set(schedule).addCallback(was_set)
+
+    @endpoint(Access.PRODUCER)
+    @describe(replies={204: None})
+    def delete(self, name: str) -> Deferred[Reply]:
+        """It is gone, whether or not it was there."""
+        self.query(())
+        removed = self.broker.schedules.remove(_name("name", name))
+        return removed.addCallback(lambda _: Reply(204, no_store=True))
+
+
+class PauseSchedule(_OfSchedules):
+    """``/v1/schedules/NAME/pause``."""
+
+    @endpoint(Access.PRODUCER)
+    @describe(replies={200: SCHEDULE})
+    def post(self, name: str) -> Deferred[Reply]:
+        """No more runs until it is resumed."""
+        self.query(())
+        done = self.broker.schedules.pause(_name("name", name))
+        return done.addCallback(lambda _: self.look(name))
+
+
+class ResumeSchedule(_OfSchedules):
+    """``/v1/schedules/NAME/resume``."""
+
+    @endpoint(Access.PRODUCER)
+    @describe(replies={200: SCHEDULE})
+    def post(self, name: str) -> Deferred[Reply]:
+        """Runs are due again, from now on."""
+        self.query(())
+        done = self.broker.schedules.resume(_name("name", name))
+        return done.addCallback(lambda _: self.look(name))
+
+
+class AllSchedules(V1Endpoint):
+    """``/v1/schedules``."""
+
+    @endpoint(Access.CONSUMER)
+    @describe(
+        query={"limit": whole(1, MAX_LIST), "cursor": STRING},
+        replies={200: record(schedules=items(SCHEDULE), cursor=CURSOR)},
+    )
+    def get(self) -> Deferred[Reply]:
+        """A page of them, in the order of their names."""
+        given = self.query(("limit", "cursor"))
+        limit = given.get("limit", [str(DEFAULT_LIST)])[0]
+        if not (limit.isascii() and limit.isdigit()) or not 1 <= int(limit[:9]) <= MAX_LIST:
+            raise BadRequest(f"limit: a whole number from 1 to {MAX_LIST}, not {_shown(limit)}")
+        behind = read_cursor(given.get("cursor", [""])[0])
+        return self.broker.schedules.page(behind, int(limit)).addCallback(self._page)
+
+    def _page(self, page: Page) -> Reply:
+        cursor = None
+        if page.more:
+            last = page.found[-1].schedule.name.encode("utf-8")
+            cursor = urlsafe_b64encode(last).decode("ascii")
+        return self.json({"schedules": [shown(it) for it in page.found], "cursor": cursor})
