@@ -22,6 +22,7 @@ class Command(NamedTuple):
 
 COMMANDS = (
     Command("import-legacy", "restmq.legacy.command", "take over the queues of an old RestMQ"),
+    Command("token", "restmq.token_command", "add, list and revoke the tokens that /e/ asks for"),
 )
 
 

@@ -60,6 +60,7 @@ class Settings:
     origins: tuple[str, ...] = ()
     jsonp: bool = False
     open: bool = False
+    events_open: bool = False
     idle_timeout: float = 75.0
     max_request_line: int = 16384
     max_header_line: int = 16384
@@ -307,6 +308,7 @@ OPTIONS: tuple[Option, ...] = (
     _option("origin", _origin, "origin whose web pages may use this broker", field="origins"),
     _option("jsonp", _flag, "let web pages of other sites read by JSONP"),
     _option("open", _flag, "listen beyond loopback without any access rule"),
+    _option("events-open", _flag, "let everybody use /e/ without a token: RSE's test mode"),
     _option("idle-timeout", _seconds, "seconds after which an idle connection is closed"),
     _option("max-request-line", _size(64, _GIB), "longest request line"),
     _option("max-header-line", _size(64, _GIB), "longest header line"),

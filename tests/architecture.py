@@ -23,6 +23,7 @@ LAYERS = (
     (
         *("restmq.tap", "restmq.collectd", "restmq.syslogd", "restmq.cli", "restmq.__main__"),
         *("restmq.child", "restmq.engine", "restmq.legacy", "restmq.command_line"),
+        *("restmq.store_options", "restmq.token_command"),
     ),
 )
 """From the bottom to the top. A module imports its own layer and those below it."""

@@ -21,6 +21,7 @@ from restmq.core.presence import Presence
 from restmq.core.queues import Queues
 from restmq.core.reaper import Reaper
 from restmq.core.scripted import QueueScripts
+from restmq.core.tokens import Tokens
 from restmq.core.waiting import Waiting
 from restmq.errors import StoreError
 from restmq.message import Mode, Peeked, Policy, QueueInfo
@@ -70,6 +71,7 @@ class Broker:
         self._observers = Observers(self._store, queue_scripts)
         self._presence = Presence(reactor, self._store, queue_scripts, self.daemon)
         self.events = Events(reactor, self._store, LogScripts(keys, scripts), _retention(settings))
+        self.tokens = Tokens(reactor, self._store, keys)
         self._ticking = task.LoopingCall(self._tick)
         self._ticking.clock = reactor
         self._store.on_ready = self._store_ready

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import time
@@ -13,30 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from restmq import settings
 from restmq.errors import RestMQError
 from restmq.legacy.migration import Counts, Migration
 from restmq.legacy.progress import Progress
 from restmq.legacy.source import OldBroker
 from restmq.legacy.target import NewBroker
 from restmq.redis.blocking import BlockingConnection
-from restmq.redis.borrowed import embedded_store, store_on_copy
+from restmq.redis.borrowed import store_on_copy
 from restmq.redis.keys import Keys
 from restmq.settings import ConfigError, Settings
 from restmq.store_address import StoreAddress, masked_url, parse_redis_url
+from restmq.store_options import add_store_options, chosen_store, store_settings
 
-_TARGET = (
-    "config",
-    "redis-url",
-    "redis-url-file",
-    "redis-host",
-    "redis-port",
-    "redis-db",
-    "redis-password",
-    "redis-password-file",
-    "redis-prefix",
-    "data-dir",
-)
 LOOK_SECONDS = 1.0
 """How often --follow looks for new messages."""
 
@@ -73,15 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="old",
         help="a name for the old broker, needed when several are taken over [default: old]",
     )
-    target = parser.add_argument_group(
-        "the new broker's store", "as given to restmqd; the environment (RESTMQ_...) counts, too"
-    )
-    for name in _TARGET:
-        option = settings.BY_NAME.get(name) or settings.FILES.get(name)
-        about = "TOML file with options" if option is None else option.about
-        if name in settings.FILES:
-            about = f"file that holds {name.removesuffix('-file')}"
-        target.add_argument(f"--{name}", metavar=name.rpartition("-")[2].upper(), help=about)
+    add_store_options(parser, "the new broker's store")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -94,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("--follow needs an old database that is live, and no --dry-run")
     if options.from_db and not is_file:
         raise ConfigError("--from-db is for RDB files; a live database's number is in its address")
-    configured = _target_settings(options)
+    configured = store_settings(options)
     progress = Progress(sys.stderr)
     with ExitStack() as stack:
         stack.callback(progress.close)
@@ -116,16 +95,6 @@ def run(options: argparse.Namespace) -> int:
     shown = options.source if is_file else masked_url(options.source)
     print(report(migration.counts, shown, dry=options.dry_run, seconds=seconds), end="")
     return 0 if migration.counts.complete else 1
-
-
-def _target_settings(options: argparse.Namespace) -> Settings:
-    given = {name: getattr(options, name.replace("-", "_")) for name in _TARGET}
-    texts = {name: [text] for name, text in given.items() if text is not None}
-    found = settings.load(texts, os.environ, lambda path: Path(path).read_text("utf-8")).settings
-    try:
-        return replace(found, data_dir=Path.cwd() / found.data_dir.expanduser())
-    except RuntimeError as error:
-        raise ConfigError(f"data-dir: {found.data_dir}: {error}") from None
 
 
 @contextmanager
@@ -150,14 +119,11 @@ def _source(options: argparse.Namespace, is_file: bool) -> Iterator[StoreAddress
 @contextmanager
 def _target(configured: Settings, dry: bool) -> Iterator[StoreAddress | None]:
     """The new store; None for a dry run where none was ever made."""
-    address = configured.store_address
-    if address is not None:
-        yield address
-    elif dry and not configured.data_dir.exists():
+    if dry and configured.embedded and not configured.data_dir.exists():
         yield None
     else:
-        with embedded_store(configured.data_dir, configured.appendfsync) as embedded:
-            yield embedded
+        with chosen_store(configured) as address:
+            yield address
 
 
 def _follow(migration: Migration) -> None:

@@ -22,6 +22,7 @@ key                       type        holds
 ``<p>due:{all}``          sorted set  queues by when to look at them, ms
 ``<p>due:{all}:claimed``  sorted set  those that a daemon looks at, by when another takes over
 ``<p>queues:<n>``         set         names of the queues of shard n (0-63)
+``<p>tokens``             hash        SHA-256 of a token for ``/e/`` -> what is known of it
 ``<p>{q}:out``            channel     broadcast chunks; ``P`` when the queue is purged
 ``<p>{q}:to:<daemon>``    channel     chunks dealt to this daemon, and acknowledgements of those
 ``<p>{q}:see``            channel     copies of what is added, while somebody observes
@@ -105,6 +106,10 @@ class Keys:
     def shard(self, name: str) -> bytes:
         """The set that lists this queue."""
         return b"%squeues:%d" % (self.prefix, crc32(name.encode("utf-8")) % SHARDS)
+
+    def tokens(self) -> bytes:
+        """The tokens of clients of ``/e/``."""
+        return self.prefix + b"tokens"
 
     def shards(self) -> list[bytes]:
         """All sets that list queues."""
