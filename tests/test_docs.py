@@ -16,6 +16,7 @@ PROGRAMS = {
     "streams": RESTMQD,
     "queues": RESTMQD,
     "xmlrpc": RESTMQD,
+    "rse": RESTMQD,
     "collectd": twistd("collectd"),
 }
 PROGRAMS["syslog"] = twistd("syslogd")

@@ -202,6 +202,21 @@ class Broker:
         self._store.read(encode(b"PING"), replied)
         return done
 
+    def store_facts(self) -> Deferred[dict[str, str]]:
+        """What the store says of itself (INFO), by name. Fails with a StoreError."""
+        done: Deferred[dict[str, str]] = Deferred()
+
+        def replied(reply: Any) -> None:
+            if isinstance(reply, StoreError):
+                done.errback(reply)
+                return
+            lines = reply.decode("utf-8", "replace").splitlines()
+            pairs = (line.partition(":") for line in lines)
+            done.callback({name: value for name, colon, value in pairs if colon})
+
+        self._store.send(encode(b"INFO"), replied)
+        return done
+
     @property
     def description(self) -> str:
         """The store in the words of the original's ``redis`` member."""

@@ -20,6 +20,8 @@ from restmq.web.rest import (
     Stats,
     StatsAll,
 )
+from restmq.web.rse import Channel
+from restmq.web.rse_health import RseHealth
 from restmq.web.v1.events import EventsOfTopics, TopicEvents
 from restmq.web.v1.leases import Ack, Extend, Lease, Nack
 from restmq.web.v1.messages import BatchOfMessages, Messages, OneMessage, Release
@@ -61,6 +63,8 @@ ROUTES: Final[tuple[Rule, ...]] = (
     (r"/j/(.*)", Jobs),  #         GET c: page of one queue
     (r"/ws/(.*)", WebSocket),  #      GET w: push and echo
     (r"/sse/(.*)", Sse),  #        GET comet: stream
+    (r"/e/health", RseHealth),  #  GET none
+    (r"/e/(.*)", Channel),  #      GET c: read; p: post by JSONP; POST p. Both want a token
     (r"/v1/queues/(.+)/stream", QueueStream),  #     GET comet
     (r"/v1/stream", ManyStreams),  #                 GET comet: of several queues or topics
     *_of_queue(r"messages/([^/]+)/release", Release),  # POST p
