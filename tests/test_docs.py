@@ -17,6 +17,7 @@ PROGRAMS = {
     "queues": RESTMQD,
     "xmlrpc": RESTMQD,
     "rse": RESTMQD,
+    "cloudevents": RESTMQD,
     "collectd": twistd("collectd"),
 }
 PROGRAMS["syslog"] = twistd("syslogd")

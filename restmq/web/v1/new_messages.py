@@ -120,12 +120,12 @@ def _parses(body: bytes) -> str | None:
 # ---- headers
 
 
-def kept_headers(fields: Mapping[str, str]) -> bytes:
+def kept_headers(fields: Mapping[str, str], more: Mapping[str, str] = {}) -> bytes:
     """The user headers among a request's header fields (lower-case names), as a JSON object.
 
-    Nothing if there are none. Raises Problem.
+    ``more`` are kept as well. Nothing if there are none. Raises Problem.
     """
-    found = {}
+    found = dict(more)
     for name, value in fields.items():
         if name.startswith(HEADER_PREFIX):
             found[name.removeprefix(HEADER_PREFIX)] = value
