@@ -86,6 +86,17 @@ class Way(Protocol):
         """End the stream."""
 
 
+class End(Protocol):
+    """A stream's end of one queue, or of a log of events."""
+
+    @property
+    def clogged(self) -> bool:
+        """The client has not taken all that it was sent."""
+
+    def left(self) -> None:
+        """The client is gone, or needs us no more."""
+
+
 def bound_kernel_buffer(transport: Any) -> None:
     """Have the kernel hold no more than KERNEL_BYTES for a client (plain TCP)."""
     if type(transport) is tcp.Server and not transport.TLS:
@@ -112,7 +123,7 @@ class Stream:
         self.way = way
         self.wire = wire
         self.choices = choices
-        self.consumers: list[StreamConsumer] = []
+        self.consumers: list[End] = []
         self._cursors: dict[str, Cursor] = {}
         self.reason = DELETED
         self.ending = False
@@ -137,8 +148,9 @@ class Stream:
         opening = self.wire.opening("" if came_back else self.cursor())
         if opening:
             self.way.write(opening)
-        self.consumers = [StreamConsumer(broker, queue, self) for queue in queues]
-        for consumer, cursor in zip(list(self.consumers), queues.values(), strict=True):
+        consumers = [StreamConsumer(broker, queue, self) for queue in queues]
+        self.consumers = [*consumers]
+        for consumer, cursor in zip(consumers, queues.values(), strict=True):
             consumer.attach(cursor)
         if self.choices.heartbeat and self.wire.heartbeat:
             self._beat_later()
