@@ -14,6 +14,7 @@ from tests.support import DEADLINE_SECONDS, RESTMQD, ROOT, free_port, twistd, wa
 PROGRAMS = {
     "protocol": RESTMQD,
     "streams": RESTMQD,
+    "events": RESTMQD,
     "queues": RESTMQD,
     "settings": RESTMQD,
     "schedules": RESTMQD,

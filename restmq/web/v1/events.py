@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import msgspec
+import orjson
 from msgspec import Meta
 from twisted.internet.defer import Deferred
 
@@ -162,6 +163,15 @@ def read_event(item: EventItem, where: str, bounds: Bounds) -> NewEvent:
     topic = parse_topic(item.topic, f"{where}/topic")
     message = read_item(item, where, bounds, NO_OPTIONS, b"")
     return NewEvent(topic, message.body, message.content_type, message.headers)
+
+
+def read_event_command(members: Mapping[str, Any]) -> NewEvent:
+    """One event of members that are decoded already (a command on a WebSocket). Raises as `read_batch`."""
+    try:
+        item = _EVENT.decode(orjson.dumps(members))
+    except msgspec.ValidationError as error:
+        raise explained(error) from None
+    return read_event(item, "")
 
 
 def published(broker: Any, log: str, topic: str, number: int) -> bytes:

@@ -88,6 +88,10 @@ class ManyStreams(_Streaming):
         """Stream what is pushed from each ``queue``, or the events of each ``topic``."""
         given = self.query((*PARAMETERS, "log"), ("queue", "topic"))
         if "topic" in given:
+            if "queue" in given:
+                raise BadRequest(
+                    "a stream is of queues or of topics: queue and topic do not go together"
+                )
             return self._events(given)
         if "log" in given:
             raise BadRequest("log goes with topic: queues have none")
