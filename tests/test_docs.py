@@ -14,11 +14,13 @@ from tests.support import DEADLINE_SECONDS, RESTMQD, ROOT, free_port, twistd, wa
 PROGRAMS = {
     "protocol": RESTMQD,
     "streams": RESTMQD,
+    "events": RESTMQD,
     "queues": RESTMQD,
     "settings": RESTMQD,
     "schedules": RESTMQD,
     "xmlrpc": RESTMQD,
     "rse": RESTMQD,
+    "cloudevents": RESTMQD,
     "collectd": twistd("collectd"),
 }
 PROGRAMS["syslog"] = twistd("syslogd")

@@ -391,7 +391,7 @@ class Feed:
         parts = self._parts_of_returned(batch) if messages[0].id <= self._last_id else None
         with_a_kernel = False
         for slot in list(self._slots.values()):
-            part = batch if parts is None else parts[slot.had_chunks]
+            part = batch if parts is None else parts[slot.had_chunks, slot.consumer.returns]
             if part is not None:
                 slot.behind = not slot.consumer.deliver(part)
             with_a_kernel |= not slot.behind
@@ -399,17 +399,18 @@ class Feed:
         if with_a_kernel:
             self._safe()
 
-    def _parts_of_returned(self, batch: Batch) -> dict[int, Batch | None]:
-        """Messages that came before, by `_Slot.had_chunks`: what such a consumer has not had."""
-        parts: dict[int, Batch | None] = {}
-        by_oldest: dict[int, Batch | None] = {}
+    def _parts_of_returned(self, batch: Batch) -> dict[tuple[int, bool], Batch | None]:
+        """Messages that came before, by `Slot.had_chunks` and `returns`: what such a consumer has not had."""
+        parts: dict[tuple[int, bool], Batch | None] = {}
+        by_oldest: dict[tuple[int, bool], Batch | None] = {}
         oldest = self._recent[0].chunk - 1 if self._recent else 0
         for slot in self._slots.values():
-            since = max(slot.had_chunks, oldest)
-            if since not in by_oldest:
-                new = self._not_had(since, batch.messages)
-                by_oldest[since] = batch.part(new) if new else None
-            parts[slot.had_chunks] = by_oldest[since]
+            returns = slot.consumer.returns
+            key = (max(slot.had_chunks, oldest), returns)
+            if key not in by_oldest:
+                new = self._not_had(*key, batch.messages)
+                by_oldest[key] = batch.part(new) if new else None
+            parts[slot.had_chunks, returns] = by_oldest[key]
         return parts
 
     def _remember(self, messages: list[Message]) -> None:
@@ -424,13 +425,19 @@ class Feed:
         while self._recent[0].pos < self.pos - WINDOW:
             self._recent.popleft()
 
-    def _not_had(self, had_chunks: int, messages: Sequence[Message]) -> list[Message]:
-        """Those that neither such a consumer was handed nor, before its time, a kernel had."""
+    def _not_had(
+        self, had_chunks: int, returns: bool, messages: Sequence[Message]
+    ) -> list[Message]:
+        """Those that neither such a consumer was handed nor, before its time, a kernel had.
+
+        Who returns knows better: it may have left before it got what it was handed, or ask for
+        what a kernel had before its time.
+        """
         had: set[int] = set()
         for handed in self._recent:
             if handed.safe or handed.chunk > had_chunks:
                 had.update(handed.ids)
-        return [message for message in messages if message.id not in had]
+        return [m for m in messages if m.id not in had or (returns and m.placed)]
 
     def _safe(self) -> None:
         """One consumer has all that was handed over so far."""

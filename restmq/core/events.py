@@ -62,15 +62,16 @@ TRIM_SECONDS = 10.0
 class Lot:
     """Events that are pushed together, encoded once per wire format for all who get the same ones.
 
-    ``messages`` are the events; ``cursor`` is where a subscriber is behind them.
+    ``messages`` are the events; ``live``: they were published just now, and not read for one who
+    comes back. ``messages`` is what `restmq.message.Batch` calls its own, so that buffers take both.
     """
 
-    __slots__ = ("_encoded", "cursor", "epoch", "messages")
+    __slots__ = ("_encoded", "epoch", "live", "messages")
 
-    def __init__(self, epoch: int, events: Sequence[Event], cursor: int) -> None:
+    def __init__(self, epoch: int, events: Sequence[Event], live: bool) -> None:
         self.epoch = epoch
+        self.live = live
         self.messages = events
-        self.cursor = cursor
         self._encoded: dict[Callable[[Event], bytes], bytes] = {}
 
     def encoded(self, encode_one: Callable[[Event], bytes]) -> bytes:
@@ -383,6 +384,10 @@ class Events:
         if isinstance(reply, StoreError):  # the append behind it tells the client
             state.listed = False
 
+    def cursor(self, log: str, number: int) -> EventCursor:
+        """The cursor behind an event that was published here."""
+        return EventCursor(self._log(log).known.epoch, number)
+
     # ---- reading
 
     def read(
@@ -617,7 +622,7 @@ class Events:
         if page.gap is not None:
             consumer.gap(page.gap)
         if page.events and not subscription.over:
-            return consumer.deliver_events(Lot(page.cursor.epoch, page.events, page.cursor.id))
+            return consumer.deliver_events(Lot(page.cursor.epoch, page.events, False))
         return not subscription.over
 
     def _dispatch(self, state: _Log, epoch: int, events: list[Event], last: int) -> None:
@@ -635,7 +640,7 @@ class Events:
             key = tuple(event.id for event in those)
             lot = lots.get(key)
             if lot is None:
-                lot = lots[key] = Lot(epoch, those, last)
+                lot = lots[key] = Lot(epoch, those, True)
             if not subscription.consumer.deliver_events(lot) and subscription.live:
                 state.push_no_more(subscription)
                 subscription.cursor = EventCursor(epoch, last)
@@ -696,7 +701,9 @@ class Events:
                 if tail is not None and not state.filling:
                     self._fill(state)
             return
-        if chunk.epoch != tail.epoch or chunk.prev > tail.last:
+        if chunk.epoch < tail.epoch:
+            return  # of a life that is over
+        if chunk.epoch > tail.epoch or chunk.prev > tail.last:
             state.live = False
             state.held.append(chunk)
             self._fill(state)
@@ -711,6 +718,7 @@ class Events:
         if state.filling or not state.joined:
             return
         state.filling = True
+        state.live = False  # what comes meanwhile is held, or it would be there twice
         filling = ensureDeferred(self._filled(state))
         filling.addErrback(self._fill_failed, state)
         filling.addErrback(lambda failure: self.log.failure("following a log failed", failure))

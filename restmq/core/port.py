@@ -22,6 +22,7 @@ class Consumer(Protocol):
 
     ``room``: how many units of dealt messages it may have in hand, at most ROOM. ``acks``: a dealt
     message is done when it is acknowledged (else when every byte of it is with the kernel).
+    ``returns``: it came back and knows by itself what it had of the messages that are placed.
     """
 
     @property
@@ -30,6 +31,10 @@ class Consumer(Protocol):
 
     @property
     def acks(self) -> bool:
+        """See above; it never changes."""
+
+    @property
+    def returns(self) -> bool:
         """See above; it never changes."""
 
     def due(self) -> float:

@@ -22,9 +22,11 @@ from restmq.web.rest import (
 )
 from restmq.web.rse import Channel
 from restmq.web.rse_health import RseHealth
+from restmq.web.v1.events import EventsOfTopics, TopicEvents
 from restmq.web.v1.info import Info, WhoAmI
 from restmq.web.v1.leases import Ack, Extend, Lease, Nack
 from restmq.web.v1.messages import BatchOfMessages, Messages, OneMessage, Release
+from restmq.web.v1.one_event import OneEvent
 from restmq.web.v1.openapi import OpenApi
 from restmq.web.v1.problems import ErrorPage
 from restmq.web.v1.queue import OneQueue, Pause, Purge, QueueList, Redrive, Resume
@@ -71,7 +73,7 @@ ROUTES: Final[tuple[Rule, ...]] = (
     (r"/v1/profiles/(.+)", OneProfile),  #           GET c, PUT DELETE p
     (r"/v1/info", Info),  #                          GET p or c
     (r"/v1/whoami", WhoAmI),  #                      GET none
-    (r"/v1/stream", ManyStreams),  #                 GET comet: of several queues
+    (r"/v1/stream", ManyStreams),  #                 GET comet: of several queues or topics
     *_of_queue(r"messages/([^/]+)/release", Release),  # POST p
     *_of_queue(r"messages/([^/]+)", OneMessage),  #      GET c, DELETE p
     *_of_queue("messages", Messages),  #             GET c: browse; POST p: put
@@ -85,6 +87,9 @@ ROUTES: Final[tuple[Rule, ...]] = (
     (r"/v1/queues", QueueList),  #                   GET c
     (r"/v1/queues/(.+)", OneQueue),  #               GET c, PUT DELETE p
     (r"/v1/()queue", OneQueue),
+    (r"/v1/topics/(.+)/events/([^/]+)", OneEvent),  # GET c: as a CloudEvent
+    (r"/v1/topics/(.+)/events", TopicEvents),  #     POST p: publish
+    (r"/v1/events", EventsOfTopics),  #              GET c: by cursor; POST p: publish many
     (r"/v1/ws", Socket),  #        GET w or p, by command: a WebSocket
     (r"/errors/([a-z_]+)", ErrorPage),  #            GET none: a page for each error of /v1
     (r"/v1/ack", Ack),  #          POST comet or c

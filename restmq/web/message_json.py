@@ -15,6 +15,7 @@ from typing import Final
 
 import orjson
 
+from restmq.event import Event
 from restmq.message import Message
 
 TEXT: Final = "text/plain"
@@ -45,7 +46,7 @@ def rfc3339(ms: int) -> bytes:
     return b"%b.%03dZ" % (_seconds(seconds), rest)
 
 
-def _body(message: Message) -> tuple[bytes, bytes, str]:
+def shown_body(message: Message | Event) -> tuple[bytes, bytes, str]:
     """The body as JSON, how it is encoded, and its content type."""
     body, content_type = message.body, message.content_type
     if body is None:
@@ -60,12 +61,12 @@ def _body(message: Message) -> tuple[bytes, bytes, str]:
 
 def shown_content_type(message: Message) -> str:
     """The content type that clients are told."""
-    return message.content_type or _body(message)[2]
+    return message.content_type or shown_body(message)[2]
 
 
 def members(message: Message, epoch: int = 0) -> bytes:
     """The members of the object, without its braces."""
-    body, encoding, content_type = _body(message)
+    body, encoding, content_type = shown_body(message)
     text = (
         b'"queue":%b,"id":%d,"content_type":%b,"body":%b,"encoding":"%b",'
         b'"headers":%b,"priority":%d,"created_at":"%b"'
@@ -87,11 +88,10 @@ def members(message: Message, epoch: int = 0) -> bytes:
 
 
 def leased_members(message: Message, receipt: str, lease_until_ms: int) -> bytes:
-    """The same under a lease; one that a stream dealt tells no attempt."""
-    attempt = b',"attempt":%d' % message.attempt if message.attempt else b""
-    return b'%b%b,"receipt":"%b","lease_until":"%b"' % (
+    """The same under a lease."""
+    return b'%b,"attempt":%d,"receipt":"%b","lease_until":"%b"' % (
         members(message),
-        attempt,
+        message.attempt,
         receipt.encode("ascii"),
         rfc3339(lease_until_ms),
     )
@@ -99,5 +99,5 @@ def leased_members(message: Message, receipt: str, lease_until_ms: int) -> bytes
 
 def body_members(body: bytes, content_type: str | None) -> bytes:
     """The members ``content_type``, ``body`` and ``encoding`` alone."""
-    text, encoding, kind = _body(Message("", 0, body, content_type))
+    text, encoding, kind = shown_body(Message("", 0, body, content_type))
     return b'"content_type":%b,"body":%b,"encoding":"%b"' % (quoted(kind), text, encoding)

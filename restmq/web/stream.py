@@ -86,6 +86,17 @@ class Way(Protocol):
         """End the stream."""
 
 
+class End(Protocol):
+    """A stream's end of one queue, or of a log of events."""
+
+    @property
+    def clogged(self) -> bool:
+        """The client has not taken all that it was sent."""
+
+    def left(self) -> None:
+        """The client is gone, or needs us no more."""
+
+
 def bound_kernel_buffer(transport: Any) -> None:
     """Have the kernel hold no more than KERNEL_BYTES for a client (plain TCP)."""
     if type(transport) is tcp.Server and not transport.TLS:
@@ -112,7 +123,7 @@ class Stream:
         self.way = way
         self.wire = wire
         self.choices = choices
-        self.consumers: list[StreamConsumer] = []
+        self.consumers: list[End] = []
         self._cursors: dict[str, Cursor] = {}
         self.reason = DELETED
         self.ending = False
@@ -137,8 +148,9 @@ class Stream:
         opening = self.wire.opening("" if came_back else self.cursor())
         if opening:
             self.way.write(opening)
-        self.consumers = [StreamConsumer(broker, queue, self) for queue in queues]
-        for consumer, cursor in zip(list(self.consumers), queues.values(), strict=True):
+        consumers = [StreamConsumer(broker, queue, self) for queue in queues]
+        self.consumers = [*consumers]
+        for consumer, cursor in zip(consumers, queues.values(), strict=True):
             consumer.attach(cursor)
         if self.choices.heartbeat and self.wire.heartbeat:
             self._beat_later()
@@ -249,6 +261,7 @@ class StreamConsumer:
         "_way",
         "acks",
         "clogged",
+        "returns",
         "room",
     )
 
@@ -261,12 +274,13 @@ class StreamConsumer:
         self._encode: Encoder = stream.wire.encoder(0)
         self._buffer: Buffer | None = None  # made when first needed: most never are
         self._replaying: _Replaying | None = None
-        self._had = NOWHERE  # where it was when the past was behind it
+        self._had = NOWHERE  # where it is, if it returns
         self._timer: IDelayedCall | None = None
         self._told = 0
         self._over = False
         self.clogged = False
         self.acks = stream.choices.lease is not None
+        self.returns = False
         self.room = min(stream.choices.buffer, ROOM)
 
     @property
@@ -285,6 +299,7 @@ class StreamConsumer:
             self._broker.observe(self._queue, self)
             return
         if cursor is not None:
+            self.returns = True
             self._replaying = _Replaying(cursor, self._held())
         self._broker.attach(self._queue, self, self._stream.wire.transport)
         if self._replaying is not None:
@@ -461,12 +476,21 @@ class StreamConsumer:
         self._broker.replay(self._queue, self, state.had, self._replay)
 
     def _new(self, batch: Batch) -> Batch | None:
-        """What the client has not had; ids rise in a batch. What comes late is new whatever its id."""
-        epoch, had = self._had
-        if batch.epoch != epoch or batch.messages[0].id > had:
+        """What a client that came back has not had yet; ids rise in a batch.
+
+        What comes late is new whatever its id.
+        """
+        if not self.returns:
             return batch
-        messages = [m for m in batch.messages if m.id > had or not m.placed]
-        return batch.part(messages) if messages else None
+        epoch, had = self._had
+        if batch.epoch == epoch and batch.messages[0].id <= had:
+            messages = [m for m in batch.messages if m.id > had or not m.placed]
+            if not messages:
+                return None
+            batch = batch.part(messages)
+        if batch.messages[-1].placed:
+            self._had = Cursor(batch.epoch, batch.messages[-1].id)
+        return batch
 
     def _hold(self, state: _Replaying, batch: Batch) -> None:
         """It waits for the past; but what comes late belongs nowhere in it."""

@@ -48,6 +48,7 @@ class Listener:
     """
 
     room = ROOM
+    returns = False
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ class Reader:
     """A consumer whose client reads everything at once."""
 
     room = ROOM
+    returns = False
     acks = False
 
     def __init__(self) -> None:

@@ -48,6 +48,7 @@ class Client:
     def __init__(self, frozen: bool = False, acks: bool = False, room: int = ROOM) -> None:
         self.frozen = frozen
         self.acks = acks
+        self.returns = False
         self.room = room
         self.ids: list[int] = []
         self.batches: list[Batch] = []
@@ -81,6 +82,7 @@ def chunk(
     numbers: Sequence[int] = (),
     pos: int | None = None,
     body: bytes = b"x",
+    base: int = 0,
 ) -> bytes:
     """A chunk of messages after position ``prev``; with consumer numbers, a dealt one."""
     entries = [entry(number, body) for number in ids]
@@ -88,7 +90,7 @@ def chunk(
     head = b"".join(n.to_bytes(7, "big") for n in (epoch, prev, pos, pos * 20))
     sizes = struct.pack(f">{len(ids)}I", *map(len, entries))
     dealt = struct.pack(f">{len(numbers)}I", *numbers)
-    kind, owner = (b"r", OWNER) if numbers else (b"b", b"-" * 12)
+    kind, owner = (b"r", OWNER) if numbers else (b"b", base.to_bytes(7, "big") + b"-----")
     return b"".join((kind, head, struct.pack(">I", len(ids)), owner, sizes, dealt, *entries))
 
 
@@ -361,6 +363,21 @@ def test_messages_that_return_go_to_those_who_have_not_had_them() -> None:
     stage.feed.received(chunk(2, [1]))
     stage.feed.received(chunk(3, [2, 3]))
     assert (old.ids, new.ids) == ([1, 2, 3], [1, 2, 3])
+
+
+def test_who_came_back_gets_again_what_is_placed_and_sorts_it_out_itself() -> None:
+    """1 and 2 were with a kernel before it came: it alone knows whether it had them. What comes late it does not."""
+    stage = Stage(Client())
+    stage.feed.received(chunk(0, [1, 2, 3]))
+    stage.answer_confirm()
+    new, back = Client(), Client()
+    back.returns = True
+    for client in (new, back):
+        stage.feed.attach(client)
+    stage.feed.received(chunk(3, [1, 2, 3, 4], base=0))
+    stage.feed.received(chunk(7, [3, 5], base=4))
+    assert (new.ids, back.ids) == ([4, 5], [1, 2, 3, 4, 5])
+    assert [m.placed for m in back.batches[0].messages] == [True] * 4
 
 
 def test_returned_messages_are_encoded_once_for_all() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -142,12 +143,17 @@ def _parses(body: bytes) -> str | None:
 # ---- headers
 
 
-def kept_headers(fields: Mapping[str, str], bounds: Bounds = USUAL) -> bytes:
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+def kept_headers(
+    fields: Mapping[str, str], bounds: Bounds = USUAL, more: Mapping[str, str] = NO_HEADERS
+) -> bytes:
     """The user headers among a request's header fields (lower-case names), as a JSON object.
 
-    Nothing if there are none. Raises Problem.
+    ``more`` are kept as well. Nothing if there are none. Raises Problem.
     """
-    found = {}
+    found = dict(more)
     for name, value in fields.items():
         if name.startswith(HEADER_PREFIX):
             found[name.removeprefix(HEADER_PREFIX)] = value
@@ -288,13 +294,13 @@ def _decode(data: bytes, bounds: Bounds) -> Any:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
         if b'"_' not in data:
-            raise _explained(error, bounds) from None
+            raise explained(error, bounds) from None
     except (msgspec.DecodeError, RecursionError) as error:
-        raise _not_json(error) from None
+        raise not_json(error) from None
     try:
         return decoder.decode(_without_private(data))
     except msgspec.ValidationError as error:
-        raise _explained(error, bounds) from None
+        raise explained(error, bounds) from None
 
 
 def _without_private(data: bytes) -> bytes:
@@ -305,7 +311,7 @@ def _without_private(data: bytes) -> bytes:
             items = [_public(item) for item in _LIST.decode(members["messages"])]
             members["messages"] = Raw(msgspec.json.encode(items))
     except (msgspec.DecodeError, RecursionError) as error:
-        raise _not_json(error) from None
+        raise not_json(error) from None
     return msgspec.json.encode(members)
 
 
@@ -319,7 +325,7 @@ def read_command(members: Mapping[str, Any], bounds: Bounds = USUAL) -> NewMessa
     try:
         item = _ITEM.decode(data)
     except msgspec.ValidationError as error:
-        raise _explained(error, bounds) from None
+        raise explained(error, bounds) from None
     return read_item(item, "", bounds, NO_OPTIONS, b"")
 
 
@@ -448,11 +454,12 @@ def _refuse_larger(messages: list[NewMessage], all_bytes: int, max_bytes: int) -
             raise Problem("too_large", why, faults=(Fault(f"/messages/{place}/body", why),))
 
 
-def _not_json(error: Exception) -> Problem:
+def not_json(error: Exception) -> Problem:
+    """The error for bytes that are no JSON."""
     return Problem("invalid_json", f"the body is not valid JSON: {error}")
 
 
-def _explained(error: msgspec.ValidationError, bounds: Bounds) -> Problem:
+def explained(error: msgspec.ValidationError, bounds: Bounds = USUAL) -> Problem:
     """The decoder's words, with its path as a JSON pointer."""
     text = str(error)
     path = _PATH.search(text)

@@ -18,6 +18,20 @@ from restmq.core.schedules import MAX_MESSAGE_BYTES, MAX_SCHEDULES, Found, Made,
 from restmq.errors import BadRequest
 from restmq.message import NewMessage
 from restmq.rules.schedule import Timetable
+from restmq.web.describe import (
+    ANYTHING,
+    BOOLEAN,
+    CURSOR,
+    NAME,
+    SECONDS,
+    STRING,
+    WHOLE,
+    describe,
+    items,
+    record,
+    whole,
+    words,
+)
 from restmq.web.endpoint import Access, Refusal, Reply, endpoint
 from restmq.web.message_json import body_members, is_json
 from restmq.web.v1.endpoint import V1Endpoint, v1_name
@@ -155,6 +169,36 @@ def shown(found: Found) -> dict[str, Any]:
     }
 
 
+SCHEDULE: Final = record(
+    {
+        "message": record(
+            {"body": ANYTHING, "content_type": ANYTHING, "encoding": STRING, "ttl?": SECONDS}
+        ),
+        "next_run": CURSOR,
+        "last_run": CURSOR,
+        "last_id": {"type": ["integer", "null"]},
+    },
+    name=STRING,
+    cron=STRING,
+    timezone=STRING,
+    queue=NAME,
+    paused=BOOLEAN,
+    missed=WHOLE,
+)
+BODY: Final = record(
+    {
+        "timezone?": STRING,
+        "paused?": BOOLEAN,
+        "message": record(
+            {"content_type?": STRING, "encoding?": words(*ENCODINGS), "ttl?": SECONDS},
+            body=ANYTHING,
+        ),
+    },
+    cron=STRING,
+    queue=NAME,
+)
+
+
 class _OfSchedules(V1Endpoint):
     def look(self, name: str, status: int = 200) -> Deferred[Reply]:
         """Answer with the schedule; Refusal 404 if there is none of this name."""
@@ -171,12 +215,14 @@ class OneSchedule(_OfSchedules):
     """``/v1/schedules/NAME``."""
 
     @endpoint(Access.CONSUMER)
+    @describe(replies={200: SCHEDULE})
     def get(self, name: str) -> Deferred[Reply]:
         """The schedule, with its next run and its last."""
         self.query(())
         return self.look(_name("name", name))
 
     @endpoint(Access.PRODUCER)
+    @describe(body=BODY, replies={200: SCHEDULE, 201: SCHEDULE})
     def put(self, name: str) -> Deferred[Reply]:
         """Make it, or replace it as a whole."""
         self.query(())
@@ -190,6 +236,7 @@ class OneSchedule(_OfSchedules):
         return self.broker.schedules.set(schedule).addCallback(was_set)
 
     @endpoint(Access.PRODUCER)
+    @describe(replies={204: None})
     def delete(self, name: str) -> Deferred[Reply]:
         """It is gone, whether or not it was there."""
         self.query(())
@@ -201,6 +248,7 @@ class PauseSchedule(_OfSchedules):
     """``/v1/schedules/NAME/pause``."""
 
     @endpoint(Access.PRODUCER)
+    @describe(replies={200: SCHEDULE})
     def post(self, name: str) -> Deferred[Reply]:
         """No more runs until it is resumed."""
         self.query(())
@@ -212,6 +260,7 @@ class ResumeSchedule(_OfSchedules):
     """``/v1/schedules/NAME/resume``."""
 
     @endpoint(Access.PRODUCER)
+    @describe(replies={200: SCHEDULE})
     def post(self, name: str) -> Deferred[Reply]:
         """Runs are due again, from now on."""
         self.query(())
@@ -223,6 +272,10 @@ class AllSchedules(V1Endpoint):
     """``/v1/schedules``."""
 
     @endpoint(Access.CONSUMER)
+    @describe(
+        query={"limit": whole(1, MAX_LIST), "cursor": STRING},
+        replies={200: record(schedules=items(SCHEDULE), cursor=CURSOR)},
+    )
     def get(self) -> Deferred[Reply]:
         """A page of them, in the order of their names."""
         given = self.query(("limit", "cursor"))

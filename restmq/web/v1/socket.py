@@ -36,6 +36,8 @@ from restmq.web.endpoint import (
     endpoint,
     origin_refusal,
 )
+from restmq.web.event_json import event_members
+from restmq.web.event_stream import EventEncoder, EventStream, EventWire
 from restmq.web.message_json import leased_members, members
 from restmq.web.socket import PING_FRAME, Connection, Way, text_frame
 from restmq.web.stream import (
@@ -49,6 +51,14 @@ from restmq.web.stream import (
 )
 from restmq.web.transmit import has_closed
 from restmq.web.v1.endpoint import V1Endpoint, named_queue
+from restmq.web.v1.events import (
+    EVENT,
+    MAX_TOPICS,
+    published,
+    read_event_command,
+    read_event_stream,
+    read_log,
+)
 from restmq.web.v1.given import Given
 from restmq.web.v1.leases import (
     read_extend,
@@ -122,6 +132,29 @@ class Frames(PerLife):
 def frames(bits: int | None) -> Frames:
     """The wire for clients of one kind."""
     return Frames(bits)
+
+
+class EventFrames(Frames, EventWire):
+    """Event objects with a ``type``, a text frame each."""
+
+    def whole(self, message: Any, epoch: int) -> bytes:
+        """The event in its frame."""
+        return text_frame(b'{"type":"event",%b}' % event_members(message, epoch), self._bits)
+
+    def event_encoder(self, epoch: int) -> EventEncoder:
+        """See EventWire."""
+        encode: Any = self.encoder(epoch)
+        return encode  # type: ignore[no-any-return]
+
+    def place(self, cursor: str) -> bytes:
+        """``cursor``."""
+        return self.say("cursor", {"cursor": cursor})
+
+
+@cache
+def event_frames(bits: int | None) -> EventFrames:
+    """The wire of events for clients of one kind."""
+    return EventFrames(bits)
 
 
 class Socket(V1Endpoint):
@@ -390,7 +423,12 @@ class Session(Connection):
         return self._standing[number]
 
     def subscribe(self, given: Given) -> Any:
-        """``{"queue" or "queues", choices...}`` -> ``{"subscribed": [...]}``; messages follow."""
+        """``{"queue" or "queues", choices...}`` -> ``{"subscribed": [...]}``; messages follow.
+
+        ``{"topic" or "topics", "log"?, choices...}`` -> ``{"subscribed": [...]}``; events follow.
+        """
+        if "topic" in given or "topics" in given:
+            return self._subscribe_to_topics(given)
         queues = _queues(given)
         chosen = given.members(PARAMETERS)
         texts = {name: _as_text(name, value) for name, value in chosen.items()}
@@ -420,6 +458,37 @@ class Session(Connection):
             self.broker.clock.callLater(0, self._open, stream, queue, queues[queue])
         return {"subscribed": new}
 
+    def _subscribe_to_topics(self, given: Given) -> dict[str, list[str]]:
+        topics, key = _topics(given)
+        chosen = given.members({*PARAMETERS, "log"})
+        texts = {name: [_as_text(name, value)] for name, value in chosen.items()}
+        texts.setdefault("heartbeat", ["0"])
+        asked = read_event_stream({"topic": topics, **texts}, self.settings, None)
+        if key in self._streams:
+            raise BadRequest("there is a subscription of these topics already")
+        self._refuse_too_many(1)
+        way = Way(self.outlet, lambda: self._finished(key))
+        stream = EventStream(self.broker.clock, way, event_frames(self.bits), asked.choices)
+        self._streams[key] = stream
+
+        def begin() -> None:
+            if self._streams.get(key) is stream:
+                stream.begin(self.broker.events, asked.log, asked.selection, asked.after)
+
+        # After the reply: the client learns that it is subscribed before it gets anything.
+        self.broker.clock.callLater(0, begin)
+        return {"subscribed": topics}
+
+    def publish(self, given: Given) -> Any:
+        """``{"topic", "body", "content_type"?, "encoding"?, "headers"?, "log"?}`` -> ``{"topic", "id", "cursor"}``."""
+        log, members = read_log(given), given.members(EVENT)
+        event = read_event_command(members)
+        refuse_larger(event.body, self.settings.max_message_bytes)
+        done: Deferred[list[int]] = self.broker.events.publish(log, [event])
+        return done.addCallback(
+            lambda ids: _result(published(self.broker, log, event.topic, ids[0]))
+        )
+
     def _open(self, stream: Stream, queue: str, cursor: Cursor | None) -> None:
         if self._streams.get(queue) is stream:
             stream.open(self.broker, {queue: cursor})
@@ -442,6 +511,12 @@ class Session(Connection):
             number = given.whole("receive", 0, 1, 2**53)
             del self._standing[number]
             return {"unsubscribed": [number]}
+        if "topic" in given or "topics" in given:
+            topics, key = _topics(given)
+            if key not in self._streams:
+                return {"unsubscribed": []}
+            self._streams.pop(key).left()
+            return {"unsubscribed": topics}
         gone = [queue for queue in _queues(given) if queue in self._streams]
         for queue in gone:
             self._streams.pop(queue).left()
@@ -521,16 +596,33 @@ def _queues(given: Given) -> list[str]:
     return queues
 
 
+def _topics(given: Given) -> tuple[list[str], str]:
+    """The patterns that a subscription of events names, and the key of its stream. Raises BadRequest.
+
+    No queue has the key: its name begins with a control character.
+    """
+    if "topic" in given and ("topics" in given or "queue" in given or "queues" in given):
+        raise BadRequest("topic names one pattern, or topics is a list of them, without a queue")
+    one, several = given.text("topic"), given.texts("topics", MAX_TOPICS)
+    topics = several if several is not None else [one or ""]
+    return topics, "\0".join(["", read_log(given), *sorted(topics)])
+
+
 MESSAGE: Final = frozenset(Item.__struct_fields__)
 _ANY: Final[frozenset[str]] = frozenset()
 COMMANDS: Final[Mapping[str, tuple[Callable[[Session, Given], Any], Access, frozenset[str]]]] = {
     "put": (Session.put, Access.PRODUCER, MESSAGE | {"queue"}),
     "batch": (Session.batch, Access.PRODUCER, frozenset(("queue", "messages"))),
-    "subscribe": (Session.subscribe, Access.WEBSOCKET, PARAMETERS | {"queue", "queues"}),
+    "subscribe": (
+        Session.subscribe,
+        Access.WEBSOCKET,
+        PARAMETERS | {"queue", "queues", "topic", "topics", "log"},
+    ),
+    "publish": (Session.publish, Access.PRODUCER, EVENT | {"log"}),
     "unsubscribe": (
         Session.unsubscribe,
         Access.WEBSOCKET,
-        frozenset(("queue", "queues", "receive")),
+        frozenset(("queue", "queues", "receive", "topic", "topics", "log")),
     ),
     "receive": (Session.receive, Access.WEBSOCKET, frozenset((*FIELDS, "queues", "credit"))),
     "credit": (Session.credit, Access.WEBSOCKET, frozenset(("receive", "credit"))),

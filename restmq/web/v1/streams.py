@@ -18,8 +18,10 @@ from restmq.web import streams
 from restmq.web.choices import PARAMETERS, read_choices, read_cursors
 from restmq.web.describe import NAME, STRING, Content, describe, items
 from restmq.web.endpoint import Access, endpoint
-from restmq.web.stream import Choices, Cursor
+from restmq.web.event_stream import EventStream, event_wire
+from restmq.web.stream import Choices, Cursor, bound_kernel_buffer
 from restmq.web.v1.endpoint import V1Endpoint, v1_name
+from restmq.web.v1.events import read_event_stream
 from restmq.web.wires import NDJSON, SSE, SSE_OF_MANY, Wire
 
 EVENT_STREAM: Final = "text/event-stream"
@@ -83,12 +85,34 @@ class ManyStreams(_Streaming):
     @endpoint(Access.COMET, pops=True)
     @describe(query={"queue": items(NAME), **CHOICES}, replies=STREAM, endless=True)
     def get(self) -> Any:
-        """Stream what is pushed from each ``queue``."""
-        given = self.query(PARAMETERS, ("queue",))
+        """Stream what is pushed from each ``queue``, or the events of each ``topic``."""
+        given = self.query((*PARAMETERS, "log"), ("queue", "topic"))
+        if "topic" in given:
+            if "queue" in given:
+                raise BadRequest(
+                    "a stream is of queues or of topics: queue and topic do not go together"
+                )
+            return self._events(given)
+        if "log" in given:
+            raise BadRequest("log goes with topic: queues have none")
         queues = [v1_name(queue) for queue in given.get("queue", [])]
         if not 1 <= len(queues) <= MAX_QUEUES or len(set(queues)) != len(queues):
             raise BadRequest(f"queue must name 1 to {MAX_QUEUES} different queues, one each")
         return self.stream(queues, given, self.wants_events)
+
+    def _events(self, given: dict[str, list[str]]) -> None:
+        """Begin a stream of events."""
+        asked = read_event_stream(given, self.settings, self.request.headers.get("last-event-id"))
+        exchange, sse = self.exchange, self.wants_events
+        headers = (*HEADERS, ("X-Request-Id", self.request_id))
+        exchange.start_stream(EVENT_STREAM if sse else "application/x-ndjson", headers)
+        if exchange.open:
+            bound_kernel_buffer(exchange.transport)
+            wire = event_wire(sse, exchange.head.http_1_1)
+            stream = EventStream(self.broker.clock, exchange, wire, asked.choices)
+            exchange.gone.addCallback(stream.left)
+            exchange.on_closing = stream.shut_down
+            stream.begin(self.broker.events, asked.log, asked.selection, asked.after)
 
 
 class Sse(_Streaming):

@@ -1,0 +1,224 @@
+"""Open streams of events: the wires they use, and the reader behind each.
+
+A cursor without an event is said where a client without one begins, and in place of a heartbeat when
+others' events went by; so who comes back later need not go through them. On server-sent events that
+is a block with nothing but an ``id:``, which is no event, but the browser remembers it.
+
+``slow``: what a reader misses that reads too slowly is as on every stream; with ``block``, the default
+here, it misses nothing that is kept: it reads on from the log when it can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, Final
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from restmq.core.events import Lot
+from restmq.event import Event, EventCursor, EventGap
+from restmq.rules.buffer import Buffer, Part, Slow
+from restmq.rules.selection import Selection
+from restmq.web.event_json import event_members
+from restmq.web.stream import TOO_SLOW, Choices, Stream, Way
+from restmq.web.wires import Ndjson, Sse, Wire
+
+log = Logger()
+
+EventEncoder = Callable[[Event], bytes]
+
+
+class EventWire(Wire):
+    """What a wire says of events besides what every wire says."""
+
+    def event_encoder(self, epoch: int) -> EventEncoder:
+        """The function that encodes events of this life of the store; the same object each time."""
+        raise NotImplementedError
+
+    def place(self, cursor: str) -> bytes:
+        """Where the client is."""
+        raise NotImplementedError
+
+    def say(self, word: str, value: Mapping[str, Any]) -> bytes:
+        """What is no event."""
+        raise NotImplementedError
+
+
+class EventNdjson(Ndjson, EventWire):
+    """Event objects, a line each; what is no event has a ``type``."""
+
+    def _message(self, message: Any, epoch: int) -> bytes:
+        return b"{%b}\n" % event_members(message, epoch)
+
+    def event_encoder(self, epoch: int) -> EventEncoder:
+        """See EventWire."""
+        encode: Any = self.encoder(epoch)
+        return encode  # type: ignore[no-any-return]
+
+    def place(self, cursor: str) -> bytes:
+        """``{"type": "cursor", "cursor": ...}``."""
+        return self._control("cursor", {"cursor": cursor})
+
+    def say(self, word: str, value: Mapping[str, Any]) -> bytes:
+        """An object with a ``type``."""
+        return self._control(word, dict(value))
+
+
+class EventSse(Sse, EventWire):
+    """Server-sent events; ``id:`` is the cursor."""
+
+    def _message(self, message: Any, epoch: int) -> bytes:
+        return b"id: %d-%d\ndata: {%b}\n\n" % (epoch, message.id, event_members(message, epoch))
+
+    def event_encoder(self, epoch: int) -> EventEncoder:
+        """See EventWire."""
+        encode: Any = self.encoder(epoch)
+        return encode  # type: ignore[no-any-return]
+
+    def place(self, cursor: str) -> bytes:
+        """A block with an ``id:`` only."""
+        return self._framed(b"id: %b\n\n" % cursor.encode("ascii"))
+
+    def say(self, word: str, value: Mapping[str, Any]) -> bytes:
+        """``event: WORD``."""
+        return self._control(word, dict(value))
+
+
+@cache
+def event_wire(sse: bool, chunked: bool) -> EventWire:
+    """The one object for streams of this kind over HTTP."""
+    return EventSse(chunked) if sse else EventNdjson(chunked)
+
+
+class EventReader:
+    """One client's end of a log: see ``restmq.core.events.EventConsumer``."""
+
+    __slots__ = ("_buffer", "_events", "_over", "_stream", "_told", "_way", "_wire", "clogged")
+
+    def __init__(self, events: Any, stream: EventStream) -> None:
+        self._events = events
+        self._stream = stream
+        self._way = stream.way
+        self._wire = stream.event_wire
+        self._buffer: Buffer | None = None
+        self._told: EventCursor | None = None
+        self._over = False
+        self.clogged = False
+
+    def begins(self, cursor: EventCursor) -> None:
+        """Tell a client that came without a cursor where it is."""
+        self._tell(cursor)
+
+    def _tell(self, cursor: EventCursor) -> None:
+        self._told = cursor
+        self._way.write(self._wire.place(cursor.text))
+
+    def deliver_events(self, lot: Lot) -> bool:
+        """Send them, or let them wait; False when the log shall keep what comes now."""
+        if self.clogged:
+            self._wait(lot)
+            return True
+        if self._way.send(self._encoded(lot)):
+            return True
+        self._clog()
+        return lot.live and self._stream.choices.slow is not Slow.BLOCK
+
+    def _encoded(self, lot: Lot) -> bytes:
+        return lot.encoded(self._wire.event_encoder(lot.epoch))
+
+    def gap(self, gap: EventGap) -> None:
+        """Something is not kept any more."""
+        self._way.write(self._wire.say("gap", gap._asdict()))
+
+    def beat(self) -> bool:
+        """Say where the client is, if it does not know; whether something was said."""
+        cursor = self._events.position(self)
+        if cursor is None or cursor == self._told or self.clogged:
+            return False
+        self._tell(cursor)
+        return True
+
+    # ---- slow clients
+
+    def _clog(self) -> None:
+        self.clogged = True
+        self._way.when_drained(self._drained)
+
+    def _wait(self, lot: Any) -> None:
+        choices = self._stream.choices
+        if self._buffer is None:
+            self._buffer = Buffer(choices.slow, choices.buffer, choices.buffer_bytes)
+        if not self._buffer.add(lot):
+            self._stream.close(TOO_SLOW)
+
+    def _encoded_part(self, part: Part | int) -> bytes:
+        if isinstance(part, int):
+            return self._wire.say("missed", {"missed": part})
+        lot: Any = part.batch
+        if part.whole:
+            return self._encoded(lot)
+        return b"".join(
+            map(self._wire.event_encoder(lot.epoch), lot.messages[part.start : part.stop])
+        )
+
+    def _drained(self) -> None:
+        """The transport is empty: send what waits, then read on."""
+        if self._over:
+            return
+        self.clogged = False
+        while self._buffer:
+            if not self._way.send(self._encoded_part(self._buffer.take())):
+                self._clog()
+                return
+        if self._stream.ending:
+            self._stream.shut_down()
+        else:
+            self._events.resume(self)
+
+    def left(self) -> None:
+        """The client is gone, or needs us no more."""
+        if self._over:
+            return
+        self._over = True
+        self._events.unsubscribe(self)
+        if self._buffer is not None and self._buffer.missed:
+            log.info(
+                "a reader of events read too slowly and missed {missed}",
+                missed=self._buffer.missed,
+            )
+        self._buffer = None
+
+
+class EventStream(Stream):
+    """All events that go to one client."""
+
+    __slots__ = ("_reader", "event_wire")
+
+    def __init__(self, clock: IReactorTime, way: Way, wire: EventWire, choices: Choices) -> None:
+        super().__init__(clock, way, wire, choices)
+        self.event_wire = wire
+        self._reader: EventReader | None = None
+
+    def begin(
+        self, events: Any, log_name: str, selection: Selection, after: EventCursor | None
+    ) -> None:
+        """Send what matches behind a cursor, or from now on."""
+        opening = self.wire.opening("")
+        if opening:
+            self.way.write(opening)
+        self._reader = EventReader(events, self)
+        self.consumers = [self._reader]
+        if self.choices.heartbeat and self.wire.heartbeat:
+            self._beat_later()
+        events.subscribe(log_name, selection, after, self._reader)
+
+    def _beat(self) -> None:
+        if self._reader is not None and self._reader.beat():
+            self._beat_later()
+        else:
+            super()._beat()
+
+
+DEFAULT_SLOW: Final = Slow.BLOCK.value

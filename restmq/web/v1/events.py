@@ -1,0 +1,264 @@
+"""``/v1/events`` and ``/v1/topics/TOPIC/events``: publishing to topics, reading by cursor.
+
+A page's ``cursor`` is where the next read begins, on whatever transport: ``cursor=`` here, on streams and
+WebSockets, or ``Last-Event-ID``. See docs/events.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+
+import msgspec
+import orjson
+from msgspec import Meta
+from twisted.internet.defer import Deferred
+
+from restmq.errors import BadRequest
+from restmq.event import MAIN_LOG, EventCursor, EventPage, NewEvent
+from restmq.rules.selection import Selection
+from restmq.rules.topics import parse_topic
+from restmq.web.choices import read_choices
+from restmq.web.cloudevents import cloud_event_headers
+from restmq.web.endpoint import Access, Reply, endpoint
+from restmq.web.event_json import page_json
+from restmq.web.event_stream import DEFAULT_SLOW
+from restmq.web.message_json import quoted
+from restmq.web.stream import Choices
+from restmq.web.v1.endpoint import V1Endpoint
+from restmq.web.v1.given import Given
+from restmq.web.v1.messages import NDJSON, refuse_larger
+from restmq.web.v1.new_messages import (
+    NO_OPTIONS,
+    Bounds,
+    Item,
+    explained,
+    kept_headers,
+    not_json,
+    read_item,
+    stated_type,
+)
+from restmq.web.v1.problems import Fault, Problem
+
+if TYPE_CHECKING:
+    from restmq.settings import Settings
+
+MAX_LIMIT: Final = 1000
+DEFAULT_LIMIT: Final = 100
+MAX_TOPICS: Final = 100
+"""Patterns of one read or stream."""
+MAX_NUMBER: Final = 2**53 - 1
+
+_LOG: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_CURSOR: Final = re.compile(r"([0-9]{1,16})-([0-9]{1,16})")
+
+
+class EventItem(Item, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """An event of a batch: an Item that says its topic, and nothing of queues."""
+
+    topic: str
+
+
+class _Events(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    events: Annotated[list[EventItem], Meta(min_length=1)]
+
+
+_EVENTS: Final = msgspec.json.Decoder(_Events)
+_EVENT: Final = msgspec.json.Decoder(EventItem)
+_OF_QUEUES: Final = ("ttl", "delay", "deliver_at", "priority")
+EVENT: Final = frozenset(EventItem.__struct_fields__) - {*_OF_QUEUES, "idempotency_key"}
+
+
+def read_log(given: Given) -> str:
+    """``log``, the main one if none is named. Raises Problem."""
+    name = given.text("log")
+    if name is None:
+        return MAIN_LOG
+    if _LOG.fullmatch(name) is None:
+        raise given.wrong("log", "is 1 to 64 letters, digits, _ and -", name)
+    return name
+
+
+def read_event_cursor(text: str | None, name: str = "cursor") -> EventCursor | None:
+    """A cursor as clients send it back, None for none. Raises Problem."""
+    if not text:
+        return None
+    found = _CURSOR.fullmatch(text)
+    if found is None or max(int(found[1]), int(found[2])) > MAX_NUMBER:
+        what = "is one that this broker gave, such as 1795000000000-7"
+        why = f"{name} {what}, not {text[:60]!r}"
+        raise Problem("bad_request", why, faults=(Fault(name, what),))
+    return EventCursor(int(found[1]), int(found[2]))
+
+
+def read_selection(topics: Sequence[str] | None) -> Selection:
+    """The patterns; everything for none. Raises BadRequest."""
+    if topics is None:
+        return Selection.everything()
+    if not 1 <= len(topics) <= MAX_TOPICS:
+        what = f"is given at most {MAX_TOPICS} times"
+        raise Problem("bad_request", f"topic {what}", faults=(Fault("topic", what),))
+    return Selection.matching(topics)
+
+
+class AskedStream(NamedTuple):
+    """A stream of events as a client wants it; ``after`` None: from now on."""
+
+    log: str
+    selection: Selection
+    after: EventCursor | None
+    choices: Choices
+
+
+def read_event_stream(
+    given: Mapping[str, Sequence[str]], settings: Settings, last_event_id: str | None
+) -> AskedStream:
+    """``topic`` (several), ``log``, ``cursor``, and the choices of every stream. Raises BadRequest.
+
+    ``Last-Event-ID`` counts before ``cursor``, which stays in the URL of a page that comes back.
+    """
+    texts = {name: values[0] for name, values in given.items() if name != "topic"}
+    for name in ("ack", "lease", "observe"):
+        if name in texts:
+            raise BadRequest(f"{name} is for queues: events are read, not taken")
+    log = texts.pop("log", MAIN_LOG)
+    if _LOG.fullmatch(log) is None:
+        raise BadRequest(f"log is 1 to 64 letters, digits, _ and -, not {log[:60]!r}")
+    texts.setdefault("slow", DEFAULT_SLOW)
+    choices = read_choices(texts, settings, settings.heartbeat)
+    after = read_event_cursor(last_event_id, "Last-Event-ID")
+    if after is None:
+        after = read_event_cursor(texts.get("cursor"))
+    return AskedStream(log, read_selection(given["topic"]), after, choices)
+
+
+def read_batch(data: bytes, lines: bool, settings: Settings) -> list[NewEvent]:
+    """``{"events": [...]}``, or an event object a line. Raises Problem, 413 for one that is too large."""
+    try:
+        if lines:
+            items = [_EVENT.decode(line) for line in data.split(b"\n") if line.strip()]
+        else:
+            items = _EVENTS.decode(data).events
+    except msgspec.ValidationError as error:
+        raise explained(error) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise not_json(error) from None
+    bounds = Bounds.of(settings)
+    if not 1 <= len(items) <= bounds.items:
+        raise Problem("bad_request", f"a batch has 1 to {bounds.items} events")
+    where = "" if lines else "/events"
+    events = [read_event(item, f"{where}/{place}", bounds) for place, item in enumerate(items)]
+    for event in events:
+        refuse_larger(event.body, settings.max_message_bytes)
+    return events
+
+
+def read_event(item: EventItem, where: str, bounds: Bounds) -> NewEvent:
+    """One event of a batch. Raises Problem or BadRequest."""
+    for name in _OF_QUEUES:
+        if getattr(item, name) is not None:
+            fault = Fault(f"{where}/{name}", "is for messages of queues")
+            raise Problem("bad_request", f"{name} is for messages of queues", faults=(fault,))
+    topic = parse_topic(item.topic, f"{where}/topic")
+    message = read_item(item, where, bounds, NO_OPTIONS, b"")
+    return NewEvent(topic, message.body, message.content_type, message.headers)
+
+
+def read_event_command(members: Mapping[str, Any]) -> NewEvent:
+    """One event of members that are decoded already (a command on a WebSocket). Raises as `read_batch`."""
+    try:
+        item = _EVENT.decode(orjson.dumps(members))
+    except msgspec.ValidationError as error:
+        raise explained(error) from None
+    return read_event(item, "")
+
+
+def published(broker: Any, log: str, topic: str, number: int) -> bytes:
+    """The members that tell of one event."""
+    cursor = broker.events.cursor(log, number).text.encode("ascii")
+    return b'"topic":%b,"id":%d,"cursor":"%b"' % (quoted(topic), number, cursor)
+
+
+class TopicEvents(V1Endpoint):
+    """``/v1/topics/TOPIC/events``."""
+
+    @endpoint(Access.PRODUCER)
+    def post(self, topic: str) -> Deferred[Reply]:
+        """Publish the body to a topic; with ``ce-`` header fields it is a CloudEvent in binary mode."""
+        fields, body = self.request.headers, self.request.body
+        given = self.given_in_query(("content_type", "log"))
+        name, log = parse_topic(topic), read_log(given)
+        refuse_larger(body, self.settings.max_message_bytes)
+        sent = given.text("content_type") or dict.get(fields, "content-type", "")
+        event = NewEvent(
+            name,
+            body,
+            stated_type(sent, body),
+            kept_headers(fields, more=cloud_event_headers(fields)),
+        )
+        done: Deferred[list[int]] = self.broker.events.publish(log, [event])
+        return done.addCallback(self._created, log, name)
+
+    def _created(self, ids: list[int], log: str, topic: str) -> Reply:
+        return self.encoded(b"{%b}\n" % published(self.broker, log, topic, ids[0]), 201)
+
+
+class EventsOfTopics(V1Endpoint):
+    """``/v1/events``."""
+
+    @endpoint(Access.PRODUCER, large=True)
+    def post(self) -> Deferred[Reply]:
+        """Publish many events, all or, where they are 1,000 and 1 MiB at most, none."""
+        request = self.request
+        log = read_log(self.given_in_query(("log",)))
+        sent = dict.get(request.headers, "content-type", "").partition(";")[0].strip().lower()
+        lines = sent in NDJSON
+        if not lines:
+            self.refuse_form()
+        events = read_batch(request.body, lines, self.settings)
+        done: Deferred[list[int]] = self.broker.events.publish(log, events)
+        return done.addCallback(self._results, log, events)
+
+    def _results(self, ids: list[int], log: str, events: list[NewEvent]) -> Reply:
+        told = [
+            b"{%b}" % published(self.broker, log, event.topic, number)
+            for event, number in zip(events, ids, strict=True)
+        ]
+        cursor = self.broker.events.cursor(log, ids[-1]).text.encode("ascii")
+        return self.encoded(
+            b'{"results":[%b],"cursor":"%b","failed":0}\n' % (b",".join(told), cursor), 201
+        )
+
+    @endpoint(Access.CONSUMER)
+    def get(self) -> Deferred[Reply]:
+        """What matches behind a cursor, at once or when there is something."""
+        given = self.given(("cursor", "wait", "limit", "log"), ("topic",))
+        log, selection = read_log(given), read_selection(given.texts("topic", MAX_TOPICS))
+        sent = self.request.headers.get("last-event-id")
+        after = read_event_cursor(given.text("cursor"))
+        if after is None:
+            after = read_event_cursor(sent, "Last-Event-ID")
+        limit = given.whole("limit", DEFAULT_LIMIT, 1, MAX_LIMIT)
+        wait = given.seconds("wait", 0, self.settings.max_wait) or 0.0
+        if not wait:
+            done: Deferred[EventPage] = self.broker.events.read(log, selection, after, limit)
+            return done.addCallback(self._page)
+        waiting = self.broker.events.wait(log, selection, after, limit, wait)
+        return self._waited(waiting)
+
+    def _waited(self, waiting: Deferred[EventPage]) -> Deferred[Reply]:
+        """Nobody waits for a client that left, nor when the daemon is about to end."""
+        exchange = self.exchange
+
+        def give_up(_: object = None) -> None:
+            if not waiting.called:
+                waiting.cancel()
+
+        if not waiting.called:
+            exchange.gone.addCallback(give_up)
+            exchange.on_closing = give_up
+        return waiting.addCallback(self._page)
+
+    def _page(self, page: EventPage) -> Reply:
+        return self.encoded(page_json(page))

@@ -1,0 +1,60 @@
+"""Events on ``/v1/ws``: publish, subscribe by patterns, a way back by cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import Daemon
+from tests.wire.test_events import get, post
+from tests.wire.test_v1_socket import Session
+
+
+@pytest.fixture
+def session(common_daemon: Daemon) -> Iterator[Session]:
+    made = Session(common_daemon.port)
+    made.welcome()
+    yield made
+    made.close()
+
+
+def test_publish_and_subscribe(common_daemon, session):
+    topics = ["ws.p.*", "ws.q.**"]
+    assert session.do("subscribe", topics=topics) == {"subscribed": topics}
+    assert session.next()["type"] == "cursor"
+    told = session.do("publish", topic="ws.p.1", body={"n": 1}, headers={"X-A": "b"})
+    event = session.next()
+    assert (event["type"], event["topic"], event["body"]) == ("event", "ws.p.1", {"n": 1})
+    assert (event["id"], event["cursor"]) == (told["id"], told["cursor"])
+    assert event["headers"] == {"x-a": "b"}
+    post(common_daemon, "ws.p.1.x")
+    later = post(common_daemon, "ws.q")
+    assert session.next()["id"] == later["id"]
+    assert session.do("unsubscribe", topics=topics[::-1]) == {"unsubscribed": topics[::-1]}
+
+
+def test_a_cursor_of_http_goes_on_here(common_daemon, session):
+    cursor = get(common_daemon, "topic=ws.back")["cursor"]
+    told = [post(common_daemon, "ws.back")["id"] for _ in range(3)]
+    session.do("subscribe", topic="ws.back", cursor=cursor)
+    assert [session.next()["id"] for _ in told] == told
+
+
+@pytest.mark.parametrize(
+    ("cmd", "members"),
+    [
+        ("subscribe", {"topic": "a..b"}),
+        ("subscribe", {"topic": "a", "queue": "q"}),
+        ("subscribe", {"topics": []}),
+        ("subscribe", {"topic": "a", "cursor": "7"}),
+        ("subscribe", {"topic": "a", "ack": True}),
+        ("subscribe", {"topic": "a", "log": "*"}),
+        ("publish", {"topic": "a.*", "body": 1}),
+        ("publish", {"topic": "a"}),
+        ("publish", {"topic": "a", "body": 1, "ttl": 1}),
+    ],
+)
+def test_bad_commands(session, cmd, members):
+    answer = session.answer(cmd, **members)
+    assert (answer["type"], answer["status"]) == ("error", 400)
