@@ -22,7 +22,7 @@ from tests.core.desk import DAEMONS, Desk
 from tests.support import ROOT, ValkeyServer
 
 FOLDER = ROOT / "restmq" / "redis" / "lua"
-SHARED = {"common", "jobs", "log_common"}
+SHARED = {"common", "jobs", "log_common", "schedule_common"}
 """Put in front of others, never run alone."""
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.lua") if path.stem not in SHARED)
 KINDS = (
@@ -38,6 +38,7 @@ WRONG: dict[str, Callable[[valkey_client.Valkey, bytes], object]] = {
 }
 EPOCH = 5
 LOG_KINDS = ("hash", "zset", "zset", "hash", "stream", *("stream",) * LOG_CLASSES)
+SCHEDULE_KINDS = ("hash", "hash", "hash", "hash", "string")
 EVENT = b"\x01t\x00\x00\x00body"
 """The payload of an event of the topic t."""
 
@@ -66,8 +67,13 @@ class Store(NamedTuple):
 
     def everything(self) -> dict[bytes, tuple[bytes, int]]:
         """Each key with its value and its time to live."""
-        return {key: (self.server.dump(key), self.server.pexpiretime(key)) for key in
-                self.server.keys("*")}  # fmt: skip
+        keys = self.server.keys("*")
+        with self.server.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.dump(key)
+                pipeline.pexpiretime(key)
+            told = iter(pipeline.execute())
+        return {key: (next(told), next(told)) for key in keys}
 
     def put_back(self, kept: dict[bytes, tuple[bytes, int]]) -> None:
         now = {key: value[0] for key, value in self.everything().items()}
@@ -95,6 +101,9 @@ def cases(desk: Desk) -> dict[str, Case]:
 
     def of_log(*arguments: object) -> Case:
         return Case(desk.keys.log("log"), LOG_KINDS, [now, *arguments])
+
+    def of_schedules(*arguments: object) -> Case:
+        return Case(desk.keys.schedules(), SCHEDULE_KINDS, [now, *arguments])
 
     keep_one = (b"\0" * 6 + (1).to_bytes(6, "big") + b"\0" * 6) * LOG_CLASSES
     return {
@@ -128,6 +137,12 @@ def cases(desk: Desk) -> dict[str, Case]:
         "release": of_queue(desk.store.hkeys(desk.names[10])[0]),
         "remove": of_queue(1),
         "replay": of_queue(*commands.replay_arguments(EPOCH, 0)),
+        "schedule_change": of_schedules(b"free", b"pause"),
+        "schedule_claim": of_schedules(b"free", 1000, 20, 1, 10, 0),
+        "schedule_done": of_schedules(b"taken", 20, 1),
+        "schedule_look": of_schedules(b"7"),
+        "schedule_read": of_schedules(b"one", b"free"),
+        "schedule_set": of_schedules(b"new", b"* * * * *\0UTC\0q", b"{}", 0, 10),
         "settings": of_queue(b"", 0, b"own", "st", 1),
         "settle": of_queue("nack", -1, b"why", 0, EPOCH, 1, 1),
         "tick": of_queue(),
@@ -143,7 +158,9 @@ def build(server: valkey_client.Valkey) -> Store:
     desk.keys = Keys("desk:")
     message = encode_payload(b"m" * 50, None)
     desk.now = round(time.time() * 1000)
-    desk.call("settings", "", 0, "own", "prio", 1, "max_attempts", 1, "epoch", EPOCH)
+    desk.call(
+        "settings", "", 0, "own", "prio", 1, "max_attempts", 1, "epoch", EPOCH, "replay", 10**9
+    )
     for delay, priority in ((0, 0), (0, 0), (0, 0), (0, 9), (100, 0), (60_000, 0), (0, 0), (0, 0)):
         desk.call("put", 0, b"", 0, delay, priority, 0, b"", message)
     desk.call("receive", 0, 1, 100)
@@ -161,6 +178,13 @@ def build(server: valkey_client.Valkey) -> Store:
         head = number.to_bytes(7, "big") + desk.now.to_bytes(6, "big") + b"\0" * 6
         server.xadd(log[5], {"e": head + EVENT}, f"{number}-0")
         server.zadd(log[1], {b"t\0" + number.to_bytes(7, "big") + b"\0": 0})
+    definitions, states, messages, outbox, version = desk.keys.schedules()
+    for name, state in ((b"free", b"1 10 0 0 0 0 0 0"), (b"taken", b"1 20 0 0 0 0 20 1")):
+        server.hset(definitions, name, b"* * * * *\0UTC\0q")
+        server.hset(states, name, state)
+        server.hset(messages, name, b"{}")
+    server.hset(outbox, b"taken", b"20\0q\0{}")
+    server.set(version, 7)
     server.zadd(desk.keys.due()[0], {b"q": 1})
     server.hset(desk.keys.profiles, mapping={":version": 1, "p": b"{}"})
     for daemon in list(desk.channels):
