@@ -20,6 +20,7 @@ PROGRAMS = {
     "schedules": RESTMQD,
     "xmlrpc": RESTMQD,
     "rse": RESTMQD,
+    "cloudevents": RESTMQD,
     "collectd": twistd("collectd"),
 }
 PROGRAMS["syslog"] = twistd("syslogd")

@@ -26,6 +26,7 @@ from restmq.web.v1.events import EventsOfTopics, TopicEvents
 from restmq.web.v1.info import Info, WhoAmI
 from restmq.web.v1.leases import Ack, Extend, Lease, Nack
 from restmq.web.v1.messages import BatchOfMessages, Messages, OneMessage, Release
+from restmq.web.v1.one_event import OneEvent
 from restmq.web.v1.openapi import OpenApi
 from restmq.web.v1.problems import ErrorPage
 from restmq.web.v1.queue import OneQueue, Pause, Purge, QueueList, Redrive, Resume
@@ -86,6 +87,7 @@ ROUTES: Final[tuple[Rule, ...]] = (
     (r"/v1/queues", QueueList),  #                   GET c
     (r"/v1/queues/(.+)", OneQueue),  #               GET c, PUT DELETE p
     (r"/v1/()queue", OneQueue),
+    (r"/v1/topics/(.+)/events/([^/]+)", OneEvent),  # GET c: as a CloudEvent
     (r"/v1/topics/(.+)/events", TopicEvents),  #     POST p: publish
     (r"/v1/events", EventsOfTopics),  #              GET c: by cursor; POST p: publish many
     (r"/v1/ws", Socket),  #        GET w or p, by command: a WebSocket

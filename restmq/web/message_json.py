@@ -88,11 +88,10 @@ def members(message: Message, epoch: int = 0) -> bytes:
 
 
 def leased_members(message: Message, receipt: str, lease_until_ms: int) -> bytes:
-    """The same under a lease; one that a stream dealt tells no attempt."""
-    attempt = b',"attempt":%d' % message.attempt if message.attempt else b""
-    return b'%b%b,"receipt":"%b","lease_until":"%b"' % (
+    """The same under a lease."""
+    return b'%b,"attempt":%d,"receipt":"%b","lease_until":"%b"' % (
         members(message),
-        attempt,
+        message.attempt,
         receipt.encode("ascii"),
         rfc3339(lease_until_ms),
     )

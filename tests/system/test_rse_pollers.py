@@ -184,10 +184,10 @@ def test_pollers_miss_nothing_over_restarts_of_daemons_and_store(
     assert ids == sorted(set(ids))
     numbers = [event["data"][0] for event in truth]
     assert set(writer.confirmed) <= set(numbers)
+    print([(len(poller.found), poller.failures, poller.gaps) for poller in pollers])
     for poller in pollers:
         assert poller.ids == ids
         assert poller.data == [event["data"] for event in truth]
-    print([(len(poller.found), poller.failures, poller.gaps) for poller in pollers])
     assert first.failures
     assert not any(poller.gaps for poller in pollers)
 

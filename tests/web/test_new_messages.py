@@ -305,6 +305,25 @@ def test_a_bad_line_is_named(bad: bytes) -> None:
     assert caught.value.members()["line"] == 5000
 
 
+@given(st.lists(st.sampled_from([b"1", b"[1", b"2]", b"1,2", b'"a"', b" 3", b"", b'"', b"{}"])))
+def test_lines_are_read_one_by_one_whatever_stands_in_them(lines: list[bytes]) -> None:
+    """All are read at once, and together they may look right."""
+
+    def is_value(line: bytes) -> bool:
+        try:
+            json.loads(line)
+        except ValueError:
+            return False
+        return True
+
+    said = [line.strip() for line in lines if line]
+    if said and all(map(is_value, said)):
+        assert [message.body for message in read_lines(b"\n".join(lines))] == said
+    else:
+        with pytest.raises(Problem):
+            read_lines(b"\n".join(lines))
+
+
 def test_lines_have_bounds() -> None:
     for data, code in (
         (b"1\n" * 10_001, "too_large"),

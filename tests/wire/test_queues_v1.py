@@ -678,7 +678,7 @@ def test_dead_letters_and_back(jobs: Queue) -> None:
     (dead,) = value(jobs.ask("GET", "/messages?state=dead"))["messages"]
     assert dead["queue"] == f"{jobs.name}.dead"
     assert dead["headers"]["restmq-origin"] == f"{jobs.name}:1"
-    assert dead["headers"]["restmq-reason"] == "max_attempts"
+    assert dead["headers"]["restmq-reason"] == "rejected"
     assert dead["headers"]["restmq-error"] == "no"
     letters = Queue(jobs.server, f"{jobs.name}.dead")
     assert value(letters.ask("POST", "/redrive"))["moved"] == 1

@@ -582,6 +582,43 @@ def test_every_read_tells_the_cursor_for_other_transports(server, channel):
     assert "restmq-cursor" in read(server, f"{channel}?last-known-id=9007199254740991").headers
 
 
+def test_a_client_may_go_to_another_door_and_come_back(server, channel):
+    """Between two reads, with nothing lost and nothing twice."""
+    topic = channel[1:]
+
+    def elsewhere(cursor: str) -> Any:
+        query = f"topic={topic}&cursor={cursor}"
+        return json.loads(server.request("GET", f"/v1/events?{query}").body)
+
+    post(server, channel, [1])
+    cursor = read(server, channel).headers["restmq-cursor"]
+    assert elsewhere(cursor)["events"] == []
+    for number in (2, 3):
+        post(server, channel, [number])
+    page = elsewhere(cursor)
+    assert [event["body"] for event in page["events"]] == [[2], [3]]
+    assert page["events"][0]["headers"] == {"user-agent": ALICE}
+    assert data(read(server, f"{channel}?last-known-id={page['events'][0]['cursor']}")) == [[3]]
+    assert read(server, f"{channel}?last-known-id={page['cursor']}").status == 204
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "shown"),
+    [
+        (b"plain", "text/plain", {"data": "plain"}),
+        (b"\xff\x00", "image/png", {"data": "/wA=", "encoding": "base64"}),
+        (b"7", "application/json", {"data": 7}),
+    ],
+)
+def test_what_came_by_another_door_is_read_here(server, channel, body, content_type, shown):
+    """Its sender is nobody, so everybody sees it, and its User-Agent holds a UUID nonetheless."""
+    path = f"/v1/topics/{channel[1:]}/events"
+    server.request("POST", path, body, {"Content-Type": content_type})
+    (event,) = events(read(server, channel))
+    assert {name: event.get(name) for name in shown} == shown
+    assert re.search("uuid/0{8}-", event["user_agent"])
+
+
 def test_a_cursor_of_another_life_of_the_store_is_told_as_a_gap(server, channel):
     post(server, channel, [1])
     reply = read(server, f"{channel}?last-known-id=7-1")
@@ -735,3 +772,10 @@ def test_the_access_file_holds_for_events_too(daemon, tmp_path):
     allowed = "Authorization: Basic bWU6c2VjcmV0"
     reply = ask(server, f"POST /e/a HTTP/1.1\nUser-Agent: {ALICE}\n{allowed}", "[]")
     assert reply.status == 201
+
+
+def test_several_processes_hold_the_same_rules(daemon, valkey):
+    server = daemon("--redis-url", valkey.url, "--listen", "0.0.0.0", "--open", "--processes", "2")
+    server.wait_for("/readyz")
+    assert [read(server, "/a").status for _ in range(8)] == [401] * 8
+    assert ask(server, "GET /e/health HTTP/1.1").status == 200

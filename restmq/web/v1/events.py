@@ -20,6 +20,7 @@ from restmq.event import MAIN_LOG, EventCursor, EventPage, NewEvent
 from restmq.rules.selection import Selection
 from restmq.rules.topics import parse_topic
 from restmq.web.choices import read_choices
+from restmq.web.cloudevents import cloud_event_headers
 from restmq.web.describe import (
     ANYTHING,
     BOOLEAN,
@@ -229,14 +230,17 @@ class TopicEvents(V1Endpoint):
         replies={201: PUBLISHED},
     )
     def post(self, topic: str) -> Deferred[Reply]:
-        """Publish the body to a topic."""
+        """Publish the body to a topic; with ``ce-`` header fields it is a CloudEvent in binary mode."""
         fields, body = self.request.headers, self.request.body
         given = self.given_in_query(("content_type", "log"))
         name, log = parse_topic(topic), read_log(given)
         refuse_larger(body, self.settings.max_message_bytes)
         sent = given.text("content_type") or dict.get(fields, "content-type", "")
         event = NewEvent(
-            name, body, stated_type(sent, body), kept_headers(fields, Bounds.of(self.settings))
+            name,
+            body,
+            stated_type(sent, body),
+            kept_headers(fields, Bounds.of(self.settings), more=cloud_event_headers(fields)),
         )
         done: Deferred[list[int]] = self.broker.events.publish(log, [event])
         return done.addCallback(self._created, log, name)

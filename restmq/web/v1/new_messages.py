@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -142,12 +143,17 @@ def _parses(body: bytes) -> str | None:
 # ---- headers
 
 
-def kept_headers(fields: Mapping[str, str], bounds: Bounds = USUAL) -> bytes:
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+def kept_headers(
+    fields: Mapping[str, str], bounds: Bounds = USUAL, more: Mapping[str, str] = NO_HEADERS
+) -> bytes:
     """The user headers among a request's header fields (lower-case names), as a JSON object.
 
-    Nothing if there are none. Raises Problem.
+    ``more`` are kept as well. Nothing if there are none. Raises Problem.
     """
-    found = {}
+    found = dict(more)
     for name, value in fields.items():
         if name.startswith(HEADER_PREFIX):
             found[name.removeprefix(HEADER_PREFIX)] = value
@@ -196,6 +202,12 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     body: str
 
 
+class _Plain(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """An item with nothing but a body."""
+
+    body: Raw
+
+
 class Item(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """A message in JSON: an item of a batch, and what ``put`` says on a WebSocket."""
 
@@ -230,6 +242,7 @@ class Batch(NamedTuple):
 
 
 _ITEM: Final = msgspec.json.Decoder(Item)
+_VALUES: Final = msgspec.json.Decoder(list[Raw])
 _TEXT: Final = msgspec.json.Decoder(str)
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, Raw])
 _LIST: Final = msgspec.json.Decoder(list[dict[str, Raw]])
@@ -243,15 +256,9 @@ def read_batch(
     Raises Problem.
     """
     _refuse_bad_utf8(data)
-    if options is NO_OPTIONS and not headers:
-        try:
-            bodies = _decoder(_Body, bounds.items).decode(data)
-        except msgspec.DecodeError:
-            pass  # some item says more, or something is wrong: the other decoder tells
-        else:
-            encoded = [NewMessage(item.body.encode()) for item in bodies.messages]
-            _refuse_larger(encoded, len(data), bounds.message_bytes)
-            return Batch(encoded, bodies.queue)
+    if options is NO_OPTIONS and not headers and (plain := _plain_batch(data, bounds)):
+        _refuse_larger(plain.messages, len(data), bounds.message_bytes)
+        return plain
     items = _decode(data, bounds)
     messages = [
         read_item(item, f"/messages/{place}", bounds, options, headers)
@@ -259,6 +266,25 @@ def read_batch(
     ]
     _refuse_larger(messages, len(data), bounds.message_bytes)
     return Batch(messages, items.queue)
+
+
+def _plain_batch(data: bytes, bounds: Bounds) -> Batch | None:
+    """The batch if its items have nothing but a body; None: the other decoder tells what there is."""
+    try:
+        texts = _decoder(_Body, bounds.items).decode(data)
+        return Batch([NewMessage(item.body.encode()) for item in texts.messages], texts.queue)
+    except msgspec.DecodeError:
+        pass
+    try:
+        bodies = _decoder(_Plain, bounds.items).decode(data)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    raws = [bytes(item.body) for item in bodies.messages]
+    messages = [
+        NewMessage(_TEXT.decode(raw).encode()) if raw.startswith(b'"') else NewMessage(raw, JSON)
+        for raw in raws
+    ]
+    return Batch(messages, bodies.queue)
 
 
 def _decode(data: bytes, bounds: Bounds) -> Any:
@@ -372,8 +398,11 @@ def read_lines(
     if data.count(b"\n") > 2 * bounds.items:
         raise _too_many(bounds)
     max_bytes = bounds.message_bytes
+    lines = data.removesuffix(b"\n").split(b"\n")
+    if len(data) <= max_bytes and len(lines) <= bounds.items and _are_values(lines):
+        return [NewMessage(line, JSON, *options, headers) for line in lines]
     messages: list[NewMessage] = []
-    for number, line in enumerate(data.split(b"\n"), 1):
+    for number, line in enumerate(lines, 1):
         body = line.strip(b" \t\r")
         if not body:
             continue
@@ -389,6 +418,15 @@ def read_lines(
     if not messages:
         raise Problem("bad_request", "a batch has at least one message, a JSON body a line")
     return messages
+
+
+def _are_values(lines: list[bytes]) -> bool:
+    """Whether each line is one JSON value and nothing else, told by reading all of them at once."""
+    try:
+        values = _VALUES.decode(b"[%b]" % b",".join(lines))
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return [bytes(value) for value in values] == lines
 
 
 def _too_many(bounds: Bounds) -> Problem:
@@ -421,7 +459,7 @@ def not_json(error: Exception) -> Problem:
     return Problem("invalid_json", f"the body is not valid JSON: {error}")
 
 
-def explained(error: msgspec.ValidationError, bounds: Bounds) -> Problem:
+def explained(error: msgspec.ValidationError, bounds: Bounds = USUAL) -> Problem:
     """The decoder's words, with its path as a JSON pointer."""
     text = str(error)
     path = _PATH.search(text)

@@ -142,7 +142,11 @@ def _operation(call: Call, description: Description) -> dict[str, Any]:
             for n in call.names
             if f"{{{n}}}" in call.path
         ),
-        *({"name": n, "in": "query", "schema": _path(n)} for n in call.names if n not in call.path),
+        *(
+            {"name": n, "in": "query", "schema": _path(n)}
+            for n in call.names
+            if f"{{{n}}}" not in call.path
+        ),
         *({"name": n, "in": "query", "schema": s} for n, s in description.query.items()),
         *({"name": n, "in": "header", "schema": s} for n, s in description.headers.items()),
     ]

@@ -1,0 +1,39 @@
+"""``/v1/topics/TOPIC/events/ID``: one event, as a CloudEvent in binary mode."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from restmq.errors import BadRequest
+from restmq.event import EventCursor, EventPage
+from restmq.rules.selection import Selection
+from restmq.rules.topics import parse_topic
+from restmq.web.cloudevents import as_cloud_event
+from restmq.web.endpoint import Access, Refusal, Reply, endpoint
+from restmq.web.message_json import shown_body
+from restmq.web.rest import INERT
+from restmq.web.v1.endpoint import V1Endpoint
+from restmq.web.v1.events import read_event_cursor, read_log
+
+NOSNIFF: Final = ("X-Content-Type-Options", "nosniff")
+
+
+class OneEvent(V1Endpoint):
+    """``/v1/topics/TOPIC/events/ID``; the id is a cursor, ``epoch-id``."""
+
+    @endpoint(Access.CONSUMER)
+    async def get(self, topic: str, id: str) -> Reply:
+        """Its data, with its attributes as header fields; 404 when it is no longer kept."""
+        given = self.given_in_query(("log",))
+        log, name, place = read_log(given), parse_topic(topic), read_event_cursor(id, "id")
+        if place is None or place.id == 0:
+            raise BadRequest("id: it is an event's, such as 1795000000000-7")
+        before = EventCursor(place.epoch, place.id - 1)
+        page: EventPage = await self.broker.events.read(log, Selection.exact(name), before, 1)
+        if not page.events or page.events[0].id != place.id or page.cursor.epoch != place.epoch:
+            raise Refusal(404, f"the event {id} of {name} is not kept, or never was")
+        event = page.events[0]
+        fields = as_cloud_event(event, place.epoch)
+        content_type = shown_body(event)[2]
+        more = (*fields, ("X-Request-Id", self.request_id), *INERT, NOSNIFF)
+        return Reply(200, event.body, content_type, more, no_store=True)
