@@ -17,12 +17,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import systems
-from bench.alone import ALONE
+from bench.alone import ALONE as STREAMS_ALONE
 from bench.figures import Best, Measurement, best_of, judge, ratio, short, table
 from bench.goals import GOALS
-from bench.rows import FULL, NCHAN, NCHAN_REDIS, OURS, QUICK, RESTMQ, ROWS, Row, Scale
+from bench.jobs import JOB_ROWS, JOBS_ALONE
+from bench.rows import FULL, NCHAN, NCHAN_REDIS, OURS, QUICK, RESTMQ, Row, Scale
+from bench.rows import ROWS as STREAM_ROWS
 from bench.systems import Missing, System
 
+ROWS = (*STREAM_ROWS, *JOB_ROWS)
+ALONE = (*STREAMS_ALONE, *JOBS_ALONE)
 CONFIGURATIONS = {NCHAN_REDIS: NCHAN}
 """A system that is another one's process, asked in another way."""
 
@@ -49,7 +53,10 @@ def options(arguments: Sequence[str]) -> Options:
     parser.add_argument("--no-peers", action="store_true", help="our daemon alone")
     parser.add_argument("--own-load", action="store_true", help="not wrk, though it is there")
     parser.add_argument("--command", default="", help="start this instead of python -m restmq")
+    parser.add_argument("--install-rq", action="store_true", help="from PyPI, into bench/.peers")
     given = parser.parse_args(arguments)
+    if given.install_rq:
+        systems.install_rq()
     scale = QUICK if given.quick else FULL
     if given.seconds is not None:
         scale = scale._replace(seconds=given.seconds)
@@ -142,6 +149,8 @@ def progress(one: Measurement) -> str:
     """A line for a measurement just made."""
     if one.idle is not None:
         return f"  round {one.round}  {one.row}: {one.idle.cpu_percent:.2f} % CPU"
+    if one.bytes_each is not None:
+        return f"  round {one.round}  {one.row}: {one.bytes_each:.0f} bytes"
     figures = one.figures
     return f"  round {one.round}  {one.row}  {one.system}: {short(figures.rate)}/s"
 
@@ -185,6 +194,8 @@ def memory_lines(one: Measurement) -> Iterator[str]:
                 f"{lot.connect_cpu_seconds:.1f} s of CPU; a consumer "
                 f"{lot.bytes_each / 1024:.1f} KiB, of the store {lot.store_bytes_each / 1024:.1f} KiB"
             )
+    if one.bytes_each is not None:
+        yield f"{one.row}: {one.bytes_each:.0f} bytes of the store"
     if one.growth is not None:
         yield (
             f"{one.row}: memory grew by {one.growth.daemon_bytes / 2**20:.1f} MiB, "
@@ -197,9 +208,11 @@ def report(best: Best) -> str:
     lines = [cells(best[row.name, name], row.peer, best) for row in ROWS for name in row.runs
              if (row.name, name) in best]  # fmt: skip
     alone = [best[row.name, RESTMQ] for row in ALONE if (row.name, RESTMQ) in best]
-    lines += [cells(one, "", best) for one in alone if one.idle is None]
+    lines += [cells(one, "", best) for one in alone if one.idle is None and one.bytes_each is None]
     parts = [table(HEAD, lines)] if lines else []
-    parts += ["\n".join(memory_lines(one)) for one in alone if one.idle or one.growth]
+    parts += [
+        "\n".join(memory_lines(one)) for one in alone if one.idle or one.growth or one.bytes_each
+    ]
     parts.append("\n".join(verdict.line() for verdict in judge(GOALS, best)))
     return "\n\n".join(parts)
 

@@ -15,6 +15,20 @@ from bench.alone import (
     Alone,
 )
 from bench.figures import Best, Figures, Goal, Idle, ratio
+from bench.jobs import (
+    BATCHES,
+    BATCHES_DEEP,
+    BEANSTALKD,
+    MEMORY_BARE,
+    MEMORY_HEADED,
+    PUT_BATCHES,
+    PUT_RATE,
+    RECEIVE_RATE,
+    RQ,
+    SINGLE,
+    SINGLE_DEEP,
+    VALKEY,
+)
 from bench.rows import (
     CALM_ROWS,
     COMET,
@@ -91,6 +105,54 @@ def _sleeper_growth(best: Best) -> float | None:
     if awake is None or asleep is None or awake.growth is None or asleep.growth is None:
         return None
     return (asleep.growth.daemon_bytes - awake.growth.daemon_bytes) / 2**20
+
+
+def _off_rate(row: Row) -> Value:
+    return _latency(row, lambda figures: figures.uneven_percent)
+
+
+def _bytes_each(row: Alone) -> Value:
+    def value(best: Best) -> float | None:
+        found = best.get((row.name, RESTMQ))
+        return None if found is None else found.bytes_each
+
+    return value
+
+
+def _job_goals() -> Iterator[Goal]:
+    for text, bound, value in (
+        (
+            "put by 100 / valkey-benchmark's LPUSH, pipelined by 100",
+            0.12,
+            _rate(PUT_BATCHES, RESTMQ, PUT_BATCHES, VALKEY),
+        ),
+        (
+            "put-receive-ack / beanstalkd's put-reserve-delete",
+            0.3,
+            _rate(SINGLE, RESTMQ, SINGLE, BEANSTALKD),
+        ),
+        ("put-receive-ack / RQ", 5.0, _rate(SINGLE, RESTMQ, SINGLE, RQ)),
+        (
+            "put-receive-ack by 100 / beanstalkd's put-reserve-delete",
+            3.0,
+            _rate(BATCHES, RESTMQ, SINGLE, BEANSTALKD),
+        ),
+        (
+            "put-receive-ack in a deep queue / in a short one",
+            0.7,
+            _rate(SINGLE_DEEP, RESTMQ, SINGLE, RESTMQ),
+        ),
+        (
+            "the same by 100",
+            0.7,
+            _rate(BATCHES_DEEP, RESTMQ, BATCHES, RESTMQ),
+        ),
+    ):
+        yield Goal(text, bound, value)
+    for row in (PUT_RATE, RECEIVE_RATE):
+        yield Goal(f"{row.name}: off over 10 s", 10.0, _off_rate(row), at_most=True, unit="%")
+    for alone, most in ((MEMORY_BARE, 160.0), (MEMORY_HEADED, 260.0)):
+        yield Goal(alone.name, most, _bytes_each(alone), at_most=True, unit="B")
 
 
 def _faults(best: Best) -> float | None:
@@ -173,5 +235,6 @@ GOALS: Sequence[Goal] = (
     ),
     Goal("memory for the one asleep", 16.0, _sleeper_growth, at_most=True, unit="MiB"),
     Goal("round robin: shares apart", 2.0, _uneven, at_most=True, unit="%"),
+    *_job_goals(),
     Goal("errors, lost, duplicated in all rows", 0.0, _faults, at_most=True, unit=""),
 )

@@ -34,7 +34,8 @@ class Scale(NamedTuple):
     """How long each measurement is.
 
     Seconds of posting, messages to drain, to fan out, to deal, seconds of idling, messages to
-    fan out to a crowd, at a calm pace, past a sleeper, and lines to log.
+    fan out to a crowd, at a calm pace, past a sleeper, lines to log, messages that wait in a deep
+    queue, and those whose memory is measured.
     """
 
     seconds: float
@@ -46,11 +47,13 @@ class Scale(NamedTuple):
     calm: int
     past_sleeper: int
     logged: int
+    deep: int
+    remembered: int
     own_load: bool = False
 
 
-FULL = Scale(4.0, 60_000, 2000, 20_000, 10.0, 1000, 200, 200_000, 300_000)
-QUICK = Scale(1.0, 8_000, 500, 4_000, 3.0, 100, 40, 20_000, 50_000)
+FULL = Scale(4.0, 60_000, 2000, 20_000, 10.0, 1000, 200, 200_000, 300_000, 10_000_000, 1_000_000)
+QUICK = Scale(1.0, 8_000, 500, 4_000, 3.0, 100, 40, 20_000, 50_000, 1_000_000, 100_000)
 
 Measure = Callable[[System, Scale], Figures]
 """Does the work and says what the load generator saw."""

@@ -134,7 +134,7 @@ def _wait(system: System, child: Child, answers: Callable[[], bool]) -> None:
         raise
 
 
-def _store(folder: Path) -> tuple[Child, int]:
+def store(folder: Path) -> tuple[Child, int]:
     """A store for a peer, on a port of its own."""
     try:
         server = find_server()
@@ -196,7 +196,7 @@ def nchan(folder: Path) -> System:
     module = next((path for path in NCHAN_MODULES if Path(path).exists()), None)
     if nginx is None or module is None:
         raise Missing("nchan: not installed (Debian: nginx and libnginx-mod-nchan)")
-    store, store_port = _store(folder)
+    store_child, store_port = store(folder)
     port = free_port()
     text = NGINX.format(
         module=module, user=getpass.getuser(), folder=folder, store=store_port, port=port
@@ -205,7 +205,7 @@ def nchan(folder: Path) -> System:
     child = Child(
         [nginx, "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")], folder / "log"
     )
-    system = System("nchan", port, [store, child])
+    system = System("nchan", port, [store_child, child])
     _wait(system, child, lambda: _posted(system, "/rpub/ready"))
     return system
 
@@ -222,7 +222,7 @@ def webdis(folder: Path) -> System:
     program_path = shutil.which("webdis")
     if program_path is None:
         raise Missing("webdis: not installed (Debian: webdis)")
-    store, store_port = _store(folder)
+    store_child, store_port = store(folder)
     port = free_port()
     settings = {
         "redis_host": "127.0.0.1",
@@ -238,7 +238,7 @@ def webdis(folder: Path) -> System:
     }
     (folder / "webdis.json").write_text(json.dumps(settings))
     child = Child([program_path, str(folder / "webdis.json")], folder / "log", cwd=folder)
-    system = System("webdis", port, [store, child])
+    system = System("webdis", port, [store_child, child])
     _wait(system, child, lambda: _status(system, "/PING") == 200)
     return system
 
@@ -310,10 +310,82 @@ def rsyslog(folder: Path) -> System:
     return system
 
 
+def used_memory(port: int) -> int:
+    """What the store on this port says it has allocated."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(b"INFO memory\r\n")
+        said = b""
+        while b"used_memory_human:" not in said:
+            said += connection.recv(65536)
+    return int(said.partition(b"\r\nused_memory:")[2].partition(b"\r\n")[0])
+
+
+class PipelineSystem(System):
+    """A store alone, and the program that measures it."""
+
+    def __init__(self, port: int, child: Child, benchmark: str) -> None:
+        super().__init__("valkey-benchmark", port, [child])
+        self.benchmark = benchmark
+
+
+def valkey_benchmark(folder: Path) -> System:
+    """The store by itself, under the load that comes with it."""
+    names = ("valkey-benchmark", "redis-benchmark")
+    benchmark = next(filter(None, map(shutil.which, names)), None)
+    if benchmark is None:
+        raise Missing("valkey-benchmark: not installed (Debian: valkey-tools or redis-tools)")
+    child, port = store(folder)
+    return PipelineSystem(port, child, benchmark)
+
+
+def beanstalkd(folder: Path) -> System:
+    """The server beanstalkd with its log on disk, written through once a second as the stores' are."""
+    program_path = shutil.which("beanstalkd") or shutil.which("beanstalkd", path="/usr/sbin")
+    if program_path is None:
+        raise Missing("beanstalkd: not installed (Debian: beanstalkd)")
+    port = free_port()
+    words = [program_path, "-l", "127.0.0.1", "-p", str(port), "-b", str(folder), "-f", "1000"]
+    child = Child(words, folder / "log")
+    system = System("beanstalkd", port, [child])
+    _wait(system, child, lambda: _listening(port))
+    return system
+
+
+RQ_VERSION = "2.12.0"
+RQ_FOLDER = Path(__file__).resolve().parent / ".peers" / "rq"
+
+
+class RqSystem(System):
+    """RQ is a library over a store: ``python`` is the one that has it."""
+
+    def __init__(self, port: int, child: Child, python: Path) -> None:
+        super().__init__("rq", port, [child])
+        self.python = str(python)
+
+
+def install_rq() -> None:
+    """Into an environment of its own: what it needs is not what we need."""
+    subprocess.run([sys.executable, "-m", "venv", "--clear", RQ_FOLDER], check=True)
+    pip = [RQ_FOLDER / "bin" / "python", "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, f"rq=={RQ_VERSION}"], check=True)
+
+
+def rq(folder: Path) -> System:
+    """RQ over a store of its own."""
+    python = RQ_FOLDER / "bin" / "python"
+    if not python.exists():
+        raise Missing("RQ: not installed (python -m bench --install-rq, which asks PyPI)")
+    child, port = store(folder)
+    return RqSystem(port, child, python)
+
+
 STARTS: Mapping[str, Callable[[Path], System]] = {
     "nchan": nchan,
     "webdis": webdis,
     "syslogd": syslogd,
     "rsyslog": rsyslog,
+    "valkey-benchmark": valkey_benchmark,
+    "beanstalkd": beanstalkd,
+    "rq": rq,
 }
 """The peers, and our syslogd, by name."""

@@ -102,7 +102,14 @@ class Broker:
         self.pop = self._queues.pop
         self._reaper = Reaper(reactor, self._store, queue_scripts, scripts["claim"], self._queues)
         self._queues.on_due = self._reaper.expect
-        self._jobs = Jobs(reactor, self._store, queue_scripts, self._queues, self._reaper)
+        self._jobs = Jobs(
+            reactor,
+            self._store,
+            queue_scripts,
+            self._queues,
+            self._reaper,
+            usual_lease_ms=round(settings.lease * 1000),
+        )
         self._waiting = Waiting(reactor, self._store, queue_scripts, self._jobs, self._presence)
         self.put = self._jobs.put
         self.receive = self._waiting.receive

@@ -122,8 +122,14 @@ class Jobs:
         scripts: QueueScripts,
         queues: Queues,
         reaper: Reaper,
+        *,
+        usual_lease_ms: int = USUAL_LEASE_MS,
     ) -> None:
-        """``queues`` has the plain operations; ``reaper`` is told when to look at a queue again."""
+        """``queues`` has the plain operations; ``reaper`` is told when to look at a queue again.
+
+        ``usual_lease_ms`` is the lease where neither who asks nor the queue's settings say.
+        """
+        self._usual_lease_ms = usual_lease_ms
         self._clock = clock
         self._store = store
         self._scripts = scripts
@@ -204,7 +210,7 @@ class Jobs:
         still leased of what the first call got.
         """
         limit, lease_ms, waits_ms = wanted
-        ask = _Ask(limit, -1 if lease_ms is None else lease_ms, answer)
+        ask = _Ask(limit, -self._usual_lease_ms if lease_ms is None else lease_ms, answer)
         if key:
             self._send_asks(queue, waits_ms, [ask], key)
             return
@@ -215,7 +221,7 @@ class Jobs:
         asks.append(ask)
 
     def _send_asks(self, queue: str, waits_ms: int, asks: list[_Ask], key: bytes = b"") -> None:
-        shortest = min(USUAL_LEASE_MS if ask.lease_ms < 0 else ask.lease_ms for ask in asks)
+        shortest = min(abs(ask.lease_ms) for ask in asks)
         expected = self._reaper.expect(queue, shortest)
         keys = [self._scripts.keys.idempotency(queue, b"r" + key)] if key else []
         arguments = [b"%d" % waits_ms]

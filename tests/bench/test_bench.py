@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import alone, figures, request_load, rows, systems
-from bench.__main__ import in_order, options, plain, progress, report
+from bench import alone, figures, jobs, request_load, rows, systems
+from bench.__main__ import ALONE, ROWS, in_order, options, plain, progress, report
 from bench.fanout import MARK, Fanout, Tally, fan_out, numbers, tally, told_missed, torn
 from bench.figures import Figures, Goal, Growth, Idle, Lot, Measurement, best_of, judge, ratio
 from bench.goals import GOALS
@@ -26,6 +26,7 @@ from bench.processes import peak_bytes
 from bench.request_load import Load, figures_in, make_requests
 from bench.responses import request, response
 from bench.streams import OFFER, Stream, begun
+from bench.talks import KINDS, Answer, Talk, line_answer, talk_here
 
 
 def measured(row: str, system: str, rate: float, number: int = 1, **faults: int) -> Measurement:
@@ -97,9 +98,13 @@ def test_a_goal_is_met_missed_or_not_measured(
 def full_result() -> list[Measurement]:
     """Something measured in every row."""
     latencies = Figures(100, 1.0, 1.0, 2.0)
-    full = [Measurement(row.name, system, 1, latencies) for row in rows.ROWS for system in row.runs]
+    full = [Measurement(row.name, system, 1, latencies) for row in ROWS for system in row.runs]
     kinds = (rows.COMET, rows.WEBSOCKET, alone.COMPRESSED)
     idle = Idle([Lot(kind, 1000, 1.0, 0.5, 2048, 1024) for kind in kinds], 0.1, 0.1)
+    full += [
+        Measurement(row.name, rows.RESTMQ, 1, Figures(0, 0.0), bytes_each=150.0)
+        for row in jobs.JOBS_ALONE
+    ]
     for row in alone.ALONE:
         if row in (alone.AWAKE, alone.ASLEEP):
             full.append(Measurement(row.name, rows.RESTMQ, 1, latencies, growth=Growth(2**20, 0)))
@@ -121,7 +126,7 @@ def test_of_nothing_measured_no_goal_is_judged():
 
 
 def test_all_rows_have_names_of_their_own():
-    names = [row.name for row in (*rows.ROWS, *alone.ALONE)]
+    names = [row.name for row in (*ROWS, *ALONE)]
     assert len(set(names)) == len(names)
 
 
@@ -422,3 +427,66 @@ def test_a_request_is_what_http_wants():
     assert request("POST", "/x", b"ab", "a/b").endswith(
         b"Content-Type: a/b\r\nContent-Length: 2\r\n\r\nab"
     )
+
+
+# ---- workers
+
+
+def replies(data: bytes) -> list[bytes]:
+    """What a loop reads of beanstalkd, piece by piece."""
+    found = []
+    while (answer := line_answer(data)) is not None:
+        found.append(answer[0].data)
+        data = data[answer[1] :]
+    return found
+
+
+def test_a_reserved_job_is_read_with_its_body():
+    whole = b"INSERTED 1\r\nRESERVED 1 5\r\na\r\nb\n\r\nDELETED\r\n"
+    assert replies(whole) == [b"INSERTED 1\r\n", b"RESERVED 1 5\r\na\r\nb\n\r\n", b"DELETED\r\n"]
+    assert replies(b"RESERVED 1 5\r\na\r\nb\n\r") == []
+
+
+def test_a_worker_acknowledges_what_it_received():
+    worker = KINDS["batches"](Talk("batches", 1, "jobs", batch=2))
+    assert b"/v1/queues/jobs/batch" in next(worker).send
+    step = worker.send(Answer(200, b'{"results":[],"failed":0}'))
+    assert b"/receive?limit=2" in step.send
+    step = worker.send(Answer(200, b'{"receipt":"a"}{"receipt": "b"}'))
+    assert step.send.endswith(b'{"receipts":["a","b"]}')
+    step = worker.send(Answer(200, b'{"results":[],"failed":0}'))
+    assert (step.done, step.errors) == (2, 0)
+    assert b"/batch" in step.send
+
+
+def test_a_worker_that_is_refused_counts_an_error_and_begins_anew():
+    worker = KINDS["put-receive-ack"](Talk("put-receive-ack", 1, "jobs"))
+    put = next(worker).send
+    step = worker.send(Answer(503, b""))
+    assert (step.send, step.done, step.errors) == (put, 0, 1)
+
+
+class Lines(socketserver.StreamRequestHandler):
+    """As much of beanstalkd as a worker needs."""
+
+    def handle(self) -> None:
+        while line := self.rfile.readline():
+            if line.startswith(b"put "):
+                self.rfile.readline()
+                self.wfile.write(b"INSERTED 7\r\n")
+            elif line.startswith(b"reserve"):
+                self.wfile.write(b"RESERVED 7 3\r\nabc\r\n")
+            else:
+                self.wfile.write(b"DELETED\r\n")
+
+
+def test_workers_run_until_enough_is_done():
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Lines) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        port = server.server_address[1]
+        found = talk_here(Talk("put-reserve-delete", port, "", 30.0, 40, connections=2))
+        server.shutdown()
+        thread.join()
+    assert (found.operations, found.errors) == (40, 0)
+    assert found.p50_ms is not None

@@ -67,8 +67,10 @@ class Brokers(TestCase):
         self.addCleanup(client.close)
         return client
 
-    async def broker(self, server: ValkeyServer | None = None, db: int = 0) -> Broker:
-        settings = Settings(redis_url=f"{(server or self.valkey).url}?db={db}")
+    async def broker(
+        self, server: ValkeyServer | None = None, db: int = 0, lease: float = 30.0
+    ) -> Broker:
+        settings = Settings(redis_url=f"{(server or self.valkey).url}?db={db}", lease=lease)
         broker = Broker(reactor, settings)
         broker.start(parse_redis_url(settings.redis_url or ""))
         self.addCleanup(broker.stop)

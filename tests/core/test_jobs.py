@@ -52,6 +52,17 @@ class Jobs(Brokers):
         assert await broker.settle([first.receipt, again.receipt], Ack()) == [False, True]
         assert (await broker.inspect("q")).redelivered == 1
 
+    async def test_the_lease_is_that_of_who_asks_then_of_the_queue_then_the_usual_one(self) -> None:
+        broker = await self.broker(lease=7.0)
+        await self.put(broker, b"a", b"b", b"c")
+        for said, of_queue in ((None, None), (None, 9000), (11000, 9000)):
+            if of_queue:
+                await broker.change("q", {"lease_ms": of_queue})
+            before = (await broker.inspect("q")).now_ms
+            (one,) = await self.receive(broker, lease_ms=said)
+            after = (await broker.inspect("q")).now_ms
+            assert before <= one.until_ms - (said or of_queue or 7000) <= after
+
     async def test_a_failure_waits_and_then_becomes_a_dead_letter_with_its_story(self) -> None:
         broker = await self.broker()
         await broker.change("q", {"max_attempts": 2, "mode": 2})

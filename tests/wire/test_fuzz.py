@@ -28,8 +28,11 @@ from restmq.web.application import ROUTES
 from restmq.web.v1.openapi import document
 from tests.support import Daemon
 
-EXAMPLES = 8
+EXAMPLES = 6
 """Of what is allowed, and as many of what is not, for each call."""
+
+TOO_LONG = (414, 431)
+"""Said by the reader of heads, which knows no routes."""
 
 load_all_checks()
 CONFORMS = [
@@ -87,7 +90,9 @@ def test_each_answer_is_in_the_document(
     )
     @given(case=call.as_strategy(generation_mode=mode))
     def ask(case: Any) -> None:
-        case.call_and_validate(base_url=fuzzed.url, session=session, checks=checks)
+        reply = case.call(base_url=fuzzed.url, session=session)
+        if reply.status_code not in TOO_LONG:
+            case.validate_response(reply, checks=checks)
 
     ask()
 

@@ -332,3 +332,83 @@ def test_an_unknown_path_is_a_problem_too(server: Daemon) -> None:
     problem = json.loads(reply.body)
     assert (reply.status, reply.headers["content-type"]) == (404, "application/problem+json")
     assert (problem["code"], problem["request_id"]) == ("not_found", "mine")
+
+
+# ---- what the settings do
+
+
+def put(server: Daemon, queue: str, body: str = "x", query: str = "") -> Response:
+    return server.request("POST", f"/v1/queues/{queue}/messages{query}", body)
+
+
+def receive(server: Daemon, queue: str, **how: Any) -> list[Any]:
+    reply = ask(server, "POST", f"/v1/queues/{queue}/receive", how)
+    assert reply.status == 200, reply
+    found: list[Any] = json.loads(reply.body)["messages"]
+    return found
+
+
+def code(reply: Response) -> tuple[int, str]:
+    return reply.status, json.loads(reply.body)["code"]
+
+
+def test_a_new_queue_has_its_profile_from_its_first_message_on(
+    server: Daemon, queue: str, profile: Any
+) -> None:
+    """Whichever door makes it."""
+    profile(queue[:60], f"{queue}.**", max_length=1, priorities=True)
+    assert put(server, f"{queue}.new", query="?priority=9").status == 201
+    assert code(put(server, f"{queue}.new")) == (507, "queue_full")
+    assert ask(server, "PUT", f"/v1/queues/{queue}.made").status == 201
+    add(server, f"{queue}.old", "x")
+    assert post(server, f"/q/{queue}.old", value="y").status != 200
+    for name, mode in (("new", "jobs"), ("made", "jobs"), ("old", "open")):
+        told = settings(server, f"{queue}.{name}", "?explain=1")
+        assert told["max_length"] == {"value": 1, "source": f"profile:{queue[:60]}"}, name
+        assert told["mode"] == {"value": mode, "source": "creation"}
+
+
+def test_bounds_hold_and_a_queue_of_its_own_mind_has_none(server: Daemon, queue: str) -> None:
+    change(server, "PUT", queue, {"max_length": 2})
+    assert [put(server, queue).status for _ in range(3)] == [201, 201, 507]
+    change(server, "PATCH", queue, {"overflow": "drop-oldest"})
+    assert put(server, queue, "newest").status == 201
+    assert [m["body"] for m in receive(server, queue, limit=5)][-1] == "newest"
+    change(server, "PATCH", queue, {"max_length": 0, "put_rate": 0.001})
+    assert put(server, queue).status == 201
+    assert code(put(server, queue)) == (429, "rate_limited")
+    change(server, "PATCH", queue, {"put_rate": None})
+    assert put(server, queue).status == 201
+
+
+def test_priorities_are_there_for_the_asking(server: Daemon, queue: str) -> None:
+    change(server, "PUT", queue, {})
+    assert code(put(server, queue, query="?priority=3")) == (409, "priorities_off")
+    change(server, "PATCH", queue, {"priorities": True})
+    put(server, queue, "low")
+    assert put(server, queue, "high", "?priority=3").status == 201
+    assert [m["body"] for m in receive(server, queue, limit=2)] == ["high", "low"]
+
+
+def test_leases_attempts_and_dead_letters_are_those_of_the_settings(
+    server: Daemon, queue: str
+) -> None:
+    dead = f"{queue}-failed"
+    change(server, "PUT", queue, {"max_attempts": 1, "dead_letter": dead, "lease": 500})
+    put(server, queue)
+    (one,) = receive(server, queue)
+    assert ask(server, "POST", "/v1/nack", {"receipts": [one["receipt"]]}).status == 200
+    (failed,) = receive(server, dead, wait=10)
+    assert failed["headers"]["restmq-origin"] == f"{queue}:1"
+    told = change(server, "PATCH", dead, {"ttl": 60})
+    assert (told["max_attempts"], told["dead_letter"]) == (0, False), "it was made for dead letters"
+
+
+def test_a_pause_of_all_holds_receives_back(server: Daemon, queue: str) -> None:
+    change(server, "PUT", queue, {"paused": "all", "max_in_flight": 1})
+    assert put(server, queue).status == put(server, queue).status == 201
+    assert receive(server, queue) == []
+    change(server, "PATCH", queue, {"paused": "push"})
+    assert len(receive(server, queue, limit=2)) == 1, "one may be in flight"
+    change(server, "PATCH", queue, {"max_in_flight": 0, "paused": None})
+    assert len(receive(server, queue, limit=2)) == 1

@@ -98,6 +98,7 @@ local function come_back(rules, now, failed, why)
   put_back(ready)
   each_slice('HSET', J, records, 2)
   each_slice('ZADD', D, due, 2)
+  table.sort(dead, function(a, b) return entry_id(a) < entry_id(b) end)
   if rules.dead ~= '-' then into_outbox(why, rules.dead, dead) end
   return first
 end

@@ -46,18 +46,21 @@ local function bound(payload)  -- "" if there is room, else the error
 end
 local reply, listed, again, records, due, first, dropped = {text(now), 0}, {}, {}, {}, {}, nil, 0
 -- What is gone at the head takes no place; with `overflow` the oldest that is ready gives up its own.
+local looked, room_made = 0, false
 local function make_room()
+  room_made = true
   -- What was put in before in this call counts as well, so it must be in its place.
   append(listed, 1); put_back(again); listed, again = {}, {}
   local function full() return (most and held >= most) or (most_bytes and bytes > most_bytes) end
-  local looked = 0
-  while full() and looked < MAX_MESSAGES do
+  while full() and looked < 2 * MAX_MESSAGES do
     local run, place = next_run(1)
     if #run == 0 or not is_gone(run[1], now) then break end
     take_run(place, 1)
     held, bytes, looked = held - 1, bytes - #run[1], looked + 1
   end
-  while drops and full() do
+  -- A bound that was lowered is reached in several calls; until then the queue is full.
+  while drops and full() and looked < 2 * MAX_MESSAGES do
+    looked = looked + 1
     local oldest, place = call('LINDEX', L, 0), L
     for rank = 0, 9 do
       local m = call('ZRANGEBYLEX', Y, '[' .. string.char(rank), '(' .. string.char(rank + 1), 'LIMIT', 0, 1)[1]
@@ -113,6 +116,6 @@ if rate > 0 then call('HSET', Q, 'ptat', string.format('%.3f', clock_of_rate)) e
 if dropped > 0 then call('HINCRBY', Q, 'dropped', dropped) end
 drain(s, now)
 save_state(s)
-if #listed + #again > 0 then wake(now) end
+if room_made or #listed + #again > 0 then wake(now) end
 reply[2] = text(first or 0)
 return reply

@@ -4,7 +4,7 @@
 -- KEYS: those of common.lua, and that of an idempotency key if one asks alone and has one: it holds
 --       I7 number of the lease, I7 id of each message
 -- ARGV: 2 how long somebody waits for more, ms (0: nobody), 3.. of each who asks: limit (1..1000), lease in ms
---       (-1: the queue's)
+--       (below 0: the queue's, or if it has none so many without the sign)
 -- Returns: {now ms, epoch, 1 if it must be called again, ms after which to try again (0: when woken), then for
 --           each: when its lease ends, ms, how many, I7 number of the lease and entry of each}; at most 1,000
 --           messages or 1 MiB in all, and as many that are gone. A repeat gets what is still leased of what it got the first time, and nothing else.
@@ -30,7 +30,7 @@ end
 local v = call('HMGET', Q, 'lease_ms', 'max_flight', 'receive_rate', 'rtat', 'st')
 local complete = home(s, now)
 save_state(s)
-local again, wait_ms, room, usual = complete and 0 or 1, 0, MAX_MESSAGES, tonumber(v[1] or 30000)
+local again, wait_ms, room, usual = complete and 0 or 1, 0, MAX_MESSAGES, v[1] and tonumber(v[1])
 if v[5] == '0' or not complete then room = 0 end
 if v[2] then room = math.min(room, tonumber(v[2]) - call('ZCARD', X) - s.out) end
 local rate, clock_of_rate = tonumber(v[3] or 0), tonumber(v[4] or 0)
@@ -46,7 +46,7 @@ local records, leases, given, hungry, looked = {}, {}, {}, false, 0
 local number = tonumber(call('HGET', Q, 'leases') or 0)
 for i = 3, #ARGV, 2 do
   local limit, lease = math.min(tonumber(ARGV[i]), left), tonumber(ARGV[i + 1])
-  if lease < 0 then lease = usual end
+  if lease < 0 then lease = usual or -lease end
   local at, count, due = #reply + 2, 0, text(now + lease)
   reply[at - 1], reply[at] = due, 0
   while count < limit and size < MAX_BYTES and looked < 2 * MAX_MESSAGES do

@@ -28,6 +28,8 @@ local function due_of(key, each)
   more = more or #gone == MAX_MESSAGES / 2 or #gone < #ids
 end
 due_of(X, function(e) back[#back + 1] = {e, 0, ''} end)
+-- Of those that end together the store gives ids in the order of their text: 10 before 9.
+table.sort(back, function(a, b) return entry_id(a[1]) < entry_id(b[1]) end)
 due_of(D, function(e)
   if is_gone(e, now) then call('HINCRBY', Q, 'expired', 1) else ready[#ready + 1] = e end
 end)

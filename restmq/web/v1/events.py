@@ -165,13 +165,13 @@ def read_event(item: EventItem, where: str, bounds: Bounds) -> NewEvent:
     return NewEvent(topic, message.body, message.content_type, message.headers)
 
 
-def read_event_command(members: Mapping[str, Any]) -> NewEvent:
+def read_event_command(members: Mapping[str, Any], settings: Settings) -> NewEvent:
     """One event of members that are decoded already (a command on a WebSocket). Raises as `read_batch`."""
     try:
         item = _EVENT.decode(orjson.dumps(members))
     except msgspec.ValidationError as error:
         raise explained(error) from None
-    return read_event(item, "")
+    return read_event(item, "", Bounds.of(settings))
 
 
 def published(broker: Any, log: str, topic: str, number: int) -> bytes:

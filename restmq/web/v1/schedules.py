@@ -17,7 +17,7 @@ from restmq.core.runs import run_time
 from restmq.core.schedules import MAX_MESSAGE_BYTES, MAX_SCHEDULES, Found, Made, Page, Schedule
 from restmq.errors import BadRequest
 from restmq.message import NewMessage
-from restmq.rules.schedule import Timetable
+from restmq.rules.schedule import MAX_CRON, Timetable
 from restmq.web.describe import (
     ANYTHING,
     BOOLEAN,
@@ -25,6 +25,7 @@ from restmq.web.describe import (
     NAME,
     SECONDS,
     STRING,
+    TIME,
     WHOLE,
     describe,
     items,
@@ -43,6 +44,34 @@ MAX_LIST: Final = 1000
 DEFAULT_LIST: Final = 100
 MAX_TTL_SECONDS: Final = 10 * 365 * 86400
 MAX_CONTENT_TYPE: Final = 250
+
+ASKED: Final = record(
+    {"timezone?": STRING, "paused?": {"enum": [True, False, 1, 0]}},
+    cron={"type": "string", "minLength": 9, "maxLength": MAX_CRON},
+    queue=NAME,
+    message=record(
+        {
+            "content_type?": {"type": "string", "maxLength": MAX_CONTENT_TYPE},
+            "encoding?": words(*ENCODINGS),
+            "ttl?": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TTL_SECONDS},
+        },
+        body=ANYTHING,
+    ),
+)
+SHOWN: Final = record(
+    name=STRING,
+    cron=STRING,
+    timezone=STRING,
+    queue=NAME,
+    message=record(
+        {"ttl?": SECONDS}, content_type=STRING, body=ANYTHING, encoding=words(*ENCODINGS)
+    ),
+    paused=BOOLEAN,
+    next_run={**TIME, "type": ["string", "null"]},
+    last_run={**TIME, "type": ["string", "null"]},
+    last_id={"type": ["integer", "null"]},
+    missed=WHOLE,
+)
 
 
 # ---- what a client says
@@ -97,9 +126,9 @@ def _message(value: Any) -> NewMessage:
         raise Refusal(
             413, f"message.body: at most {MAX_MESSAGE_BYTES} bytes, this one has {len(body)}"
         )
-    ttl = value.get("ttl")
-    if ttl is None:
+    if "ttl" not in value:
         return NewMessage(body, content_type)
+    ttl = value["ttl"]
     if type(ttl) not in (int, float) or not 0 < ttl <= MAX_TTL_SECONDS:
         raise BadRequest(
             f"message.ttl: a number of seconds above 0, at most {MAX_TTL_SECONDS}, not {_shown(ttl)}"
@@ -117,7 +146,7 @@ def _body(value: dict[str, Any]) -> tuple[bytes, str | None]:
         raise BadRequest(
             f"message.content_type: at most {MAX_CONTENT_TYPE} printable ASCII characters"
         )
-    if encoding is not None and encoding not in ENCODINGS:
+    if "encoding" in value and encoding not in ENCODINGS:
         raise BadRequest(f"message.encoding: one of {', '.join(ENCODINGS)}")
     if encoding == "json" or (encoding is None and not isinstance(given, str)):
         return orjson.dumps(given), kind or "application/json"
@@ -169,36 +198,6 @@ def shown(found: Found) -> dict[str, Any]:
     }
 
 
-SCHEDULE: Final = record(
-    {
-        "message": record(
-            {"body": ANYTHING, "content_type": ANYTHING, "encoding": STRING, "ttl?": SECONDS}
-        ),
-        "next_run": CURSOR,
-        "last_run": CURSOR,
-        "last_id": {"type": ["integer", "null"]},
-    },
-    name=STRING,
-    cron=STRING,
-    timezone=STRING,
-    queue=NAME,
-    paused=BOOLEAN,
-    missed=WHOLE,
-)
-BODY: Final = record(
-    {
-        "timezone?": STRING,
-        "paused?": BOOLEAN,
-        "message": record(
-            {"content_type?": STRING, "encoding?": words(*ENCODINGS), "ttl?": SECONDS},
-            body=ANYTHING,
-        ),
-    },
-    cron=STRING,
-    queue=NAME,
-)
-
-
 class _OfSchedules(V1Endpoint):
     def look(self, name: str, status: int = 200) -> Deferred[Reply]:
         """Answer with the schedule; Refusal 404 if there is none of this name."""
@@ -215,14 +214,14 @@ class OneSchedule(_OfSchedules):
     """``/v1/schedules/NAME``."""
 
     @endpoint(Access.CONSUMER)
-    @describe(replies={200: SCHEDULE})
+    @describe(replies={200: SHOWN})
     def get(self, name: str) -> Deferred[Reply]:
         """The schedule, with its next run and its last."""
         self.query(())
         return self.look(_name("name", name))
 
     @endpoint(Access.PRODUCER)
-    @describe(body=BODY, replies={200: SCHEDULE, 201: SCHEDULE})
+    @describe(body=ASKED, replies={200: SHOWN, 201: SHOWN})
     def put(self, name: str) -> Deferred[Reply]:
         """Make it, or replace it as a whole."""
         self.query(())
@@ -248,7 +247,7 @@ class PauseSchedule(_OfSchedules):
     """``/v1/schedules/NAME/pause``."""
 
     @endpoint(Access.PRODUCER)
-    @describe(replies={200: SCHEDULE})
+    @describe(replies={200: SHOWN})
     def post(self, name: str) -> Deferred[Reply]:
         """No more runs until it is resumed."""
         self.query(())
@@ -260,7 +259,7 @@ class ResumeSchedule(_OfSchedules):
     """``/v1/schedules/NAME/resume``."""
 
     @endpoint(Access.PRODUCER)
-    @describe(replies={200: SCHEDULE})
+    @describe(replies={200: SHOWN})
     def post(self, name: str) -> Deferred[Reply]:
         """Runs are due again, from now on."""
         self.query(())
@@ -274,7 +273,7 @@ class AllSchedules(V1Endpoint):
     @endpoint(Access.CONSUMER)
     @describe(
         query={"limit": whole(1, MAX_LIST), "cursor": STRING},
-        replies={200: record(schedules=items(SCHEDULE), cursor=CURSOR)},
+        replies={200: record(schedules=items(SHOWN), cursor=CURSOR)},
     )
     def get(self) -> Deferred[Reply]:
         """A page of them, in the order of their names."""
