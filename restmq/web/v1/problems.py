@@ -18,6 +18,7 @@ from restmq.errors import (
     StoreAway,
     StoreFull,
     StoreRefused,
+    TooManyQueues,
     WrongDelivery,
 )
 from restmq.web.describe import Content, describe
@@ -32,6 +33,7 @@ CODES: Final[Mapping[type[BaseException], str]] = {
     StoreFull: "store_full",
     StoreRefused: "store_refused",
     QueueFull: "queue_full",
+    TooManyQueues: "too_many_queues",
     RateLimited: "rate_limited",
 }
 
