@@ -78,7 +78,6 @@ class Broker:
         self._feeds = Feeds(reactor, self._store, queue_scripts, self.daemon)
         self._observers = Observers(self._store, queue_scripts)
         self._presence = Presence(reactor, self._store, queue_scripts, self.daemon)
-        self.events = Events(reactor, self._store, LogScripts(keys, scripts), _retention(settings))
         self.tokens = Tokens(reactor, self._store, keys)
         self.profiles = Profiles(
             reactor, self._store, scripts["profile"], keys.profiles, settings.max_profiles
@@ -117,6 +116,9 @@ class Broker:
             usual_lease_ms=round(settings.lease * 1000),
         )
         self._waiting = Waiting(reactor, self._store, queue_scripts, self._jobs, self._presence)
+        log_scripts = LogScripts(keys, scripts)
+        retention = _retention(settings)
+        self.events = Events(reactor, self._store, log_scripts, retention, self.put)
         self.receive = self._waiting.receive
         self.settle = self._jobs.settle
         self.browse = self._jobs.browse

@@ -21,6 +21,7 @@ NAMES = (
     "join",
     "leave",
     "log_append",
+    "log_bind",
     "log_read",
     "log_state",
     "log_trim",
