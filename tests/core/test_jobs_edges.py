@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from twisted.internet.defer import gatherResults
+
 from restmq.core.broker import Broker
 from restmq.core.jobs import Leased
 from restmq.message import NewMessage
@@ -43,3 +45,12 @@ class Bounds(Brokers):
         puts = await broker.put("q", [NewMessage(b"refused"), NewMessage(b"refused")])
         assert [put.error for put in puts] == ["rate_limited"] * 2
         assert bodies(await broker.receive(["q"], 10).done) == [b"0", b"last"]
+
+    async def test_nobody_goes_without_because_another_took_what_one_call_may_give(self) -> None:
+        broker = await self.broker()
+        await broker.put("q", [NewMessage(b"x")] * 1500)
+        both = await gatherResults([broker.receive(["q"], 1000).done for _ in range(2)])
+        assert [len(leased) for leased in both] == [1000, 500]
+        await broker.put("p", [NewMessage(b"x" * 1_100_000)] * 2)
+        both = await gatherResults([broker.receive(["p"]).done for _ in range(2)])
+        assert [len(leased) for leased in both] == [1, 1]
