@@ -252,10 +252,14 @@ class Jobs:
                     ask.answer(reply)
                 return
             received = commands.receive_answer(reply)
-            if received.again:
-                self._send_asks(queue, waits_ms, asks, key)
-                return
+            if received.again:  # for those who got nothing, before the others ask for more
+                hungry = [
+                    ask for ask, group in zip(asks, received.groups, strict=True) if not group[1]
+                ]
+                self._send_asks(queue, waits_ms, hungry, key)
             for ask, (until_ms, entries) in zip(asks, received.groups, strict=True):
+                if received.again and not entries:
+                    continue
                 leased = [self._leased(queue, received.epoch, entry, until_ms) for entry in entries]
                 if leased and until_ms < expected - CLOCK_MS:
                     self._reaper.expect_at(queue, until_ms, received.now_ms)
