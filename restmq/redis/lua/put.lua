@@ -37,12 +37,10 @@ local bytes = 0
 if most_bytes then
   for _, key in ipairs({L, Y, J}) do bytes = bytes + (call('MEMORY', 'USAGE', key) or 0) end
 end
-local function bound(payload)  -- "" if there is room, else the error
-  if rate > 0 and clock_of_rate + step > now + 1e-6 then
-    return 'rate_limited ' .. text(math.ceil(clock_of_rate + step - now))
-  end
-  local full = (most and held + 1 > most) or (most_bytes and bytes > most_bytes)
-  return full and 'queue_full' or ''
+local function full() return (most and held >= most) or (most_bytes and bytes > most_bytes) end
+local function too_soon()  -- "" if the rate lets one more in, else the error
+  if rate == 0 or clock_of_rate + step <= now + 1e-6 then return '' end
+  return 'rate_limited ' .. text(math.ceil(clock_of_rate + step - now))
 end
 local reply, listed, again, records, due, first, dropped = {text(now), 0}, {}, {}, {}, {}, nil, 0
 -- What is gone at the head takes no place; with `overflow` the oldest that is ready gives up its own.
@@ -51,7 +49,6 @@ local function make_room()
   room_made = true
   -- What was put in before in this call counts as well, so it must be in its place.
   append(listed, 1); put_back(again); listed, again = {}, {}
-  local function full() return (most and held >= most) or (most_bytes and bytes > most_bytes) end
   while full() and looked < 2 * MAX_MESSAGES do
     local run, place = next_run(1)
     if #run == 0 or not is_gone(run[1], now) then break end
@@ -83,8 +80,11 @@ for i = 4, #ARGV, 6 do
   elseif priority > 0 and v[7] ~= '1' then
     answer = 'priorities_off'
   else
-    if (most and held >= most) or (most_bytes and bytes > most_bytes) then make_room() end
-    answer = bound(payload)
+    answer = too_soon()  -- first: who is refused makes no room
+    if answer == '' and full() then
+      make_room()
+      if full() then answer = 'queue_full' end
+    end
   end
   if answer == '' then
     s.id = s.id + 1

@@ -5,7 +5,7 @@
 --       I7 number of the lease, I7 id of each message
 -- ARGV: 2 how long somebody waits for more, ms (0: nobody), 3.. of each who asks: limit (1..1000), lease in ms
 --       (below 0: the queue's, or if it has none so many without the sign)
--- Returns: {now ms, epoch, 1 if it must be called again, ms after which to try again (0: when woken), then for
+-- Returns: {now ms, epoch, 1 if it must be called again for those who got nothing, ms after which to try again (0: when woken), then for
 --           each: when its lease ends, ms, how many, I7 number of the lease and entry of each}; at most 1,000
 --           messages or 1 MiB in all, and as many that are gone. A repeat gets what is still leased of what it got the first time, and nothing else.
 check_types()
@@ -83,9 +83,9 @@ for i = 3, #ARGV, 2 do
 end
 each_slice('HSET', J, records, 2)
 each_slice('ZADD', X, leases, 2)
-if #records > 0 then
-  call('HSET', Q, 'leases', text(number))
-elseif looked >= 2 * MAX_MESSAGES then
+if #records > 0 then call('HSET', Q, 'leases', text(number)) end
+-- Who got nothing because this call did all that one may do, asks again.
+if hungry and (looked >= 2 * MAX_MESSAGES or size >= MAX_BYTES or (left == 0 and room == MAX_MESSAGES)) then
   reply[3] = 1
 end
 if rate > 0 and room > left then

@@ -1,0 +1,56 @@
+"""Work queues where bounds, hang-ups, several daemons and a full store meet, on a real store."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import gatherResults
+
+from restmq.core.broker import Broker
+from restmq.core.jobs import Leased
+from restmq.message import NewMessage
+from tests.core.test_broker import Brokers
+from tests.turns import until
+
+KEY = b"k" * 16
+
+
+def bodies(leased: list[Leased]) -> list[bytes | None]:
+    return [one.message.body for one in leased]
+
+
+async def waits(broker: Broker, *, queue: str = "q") -> None:
+    """Somebody waits for messages, and has found none."""
+    queues = broker._waiting._queues
+    await until(
+        lambda: (
+            queue in queues
+            and queues[queue].subscribed
+            and queues[queue].waiters
+            and not any(one.asking for one in queues[queue].waiters)
+        ),
+        "somebody waits",
+    )
+
+
+class Bounds(Brokers):
+    """What one call does for one, and what it leaves for the others."""
+
+    async def test_who_is_refused_by_the_rate_drops_nothing(self) -> None:
+        broker = await self.broker()
+        await broker.change("q", {"max_length": 2, "overflow": 2, "put_rate": 1, "lim": 1})
+        puts = [(await broker.put("q", [NewMessage(b"%d" % n)]))[0] for n in range(4)]
+        assert [put.error for put in puts[1:]] == ["rate_limited"] * 3
+        await broker.change("q", {"put_rate": 1000})
+        await broker.put("q", [NewMessage(b"last")])
+        await broker.change("q", {"put_rate": 1})
+        puts = await broker.put("q", [NewMessage(b"refused"), NewMessage(b"refused")])
+        assert [put.error for put in puts] == ["rate_limited"] * 2
+        assert bodies(await broker.receive(["q"], 10).done) == [b"0", b"last"]
+
+    async def test_nobody_goes_without_because_another_took_what_one_call_may_give(self) -> None:
+        broker = await self.broker()
+        await broker.put("q", [NewMessage(b"x")] * 1500)
+        both = await gatherResults([broker.receive(["q"], 1000).done for _ in range(2)])
+        assert [len(leased) for leased in both] == [1000, 500]
+        await broker.put("p", [NewMessage(b"x" * 1_100_000)] * 2)
+        both = await gatherResults([broker.receive(["p"]).done for _ in range(2)])
+        assert [len(leased) for leased in both] == [1, 1]
