@@ -54,3 +54,17 @@ class Bounds(Brokers):
         await broker.put("p", [NewMessage(b"x" * 1_100_000)] * 2)
         both = await gatherResults([broker.receive(["p"]).done for _ in range(2)])
         assert [len(leased) for leased in both] == [1, 1]
+
+
+class Settings(Brokers):
+    """Who waits hears of it when he may have more."""
+
+    async def test_resuming_wakes_who_waits(self) -> None:
+        broker, other = await self.broker(), await self.broker()
+        await broker.put("q", [NewMessage(b"a")])
+        await broker.change("q", {"st": 0})
+        receiving = broker.receive(["q"], wait_seconds=30.0)
+        await waits(broker)
+        broker._ticking.stop()
+        await other.change("q", {"st": 1})
+        assert bodies(await receiving.done) == [b"a"]
