@@ -68,3 +68,17 @@ class Settings(Brokers):
         broker._ticking.stop()
         await other.change("q", {"st": 1})
         assert bodies(await receiving.done) == [b"a"]
+
+    async def test_who_leaves_takes_nobody_elses_word(self) -> None:
+        """A queue that is not there yet is nothing but a word for those who wait."""
+        broker, other = await self.broker(), await self.broker()
+        receiving = broker.receive(["q"], wait_seconds=30.0)
+        left = other.receive(["q"], wait_seconds=30.0)
+        await waits(broker)
+        await waits(other)
+        broker._ticking.stop()
+        left.cancel()
+        other._waiting.tick()
+        await other.ping()
+        await other.put("q", [NewMessage(b"a")])
+        assert bodies(await receiving.done) == [b"a"]
