@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import gatherResults
 
 from restmq.core.broker import Broker
-from restmq.core.jobs import Leased
+from restmq.core.jobs import Leased, Nack
 from restmq.message import NewMessage
 from tests.core.test_broker import Brokers
 from tests.turns import until
@@ -82,3 +82,30 @@ class Settings(Brokers):
         await other.ping()
         await other.put("q", [NewMessage(b"a")])
         assert bodies(await receiving.done) == [b"a"]
+
+
+class FullStore(Brokers):
+    """At the memory limit."""
+
+    async def test_a_lease_taken_there_ends(self) -> None:
+        server = self.start_valkey(maxmemory_policy="noeviction")
+        broker = await self.broker(server)
+        look = self.look(server)
+        await broker.put("q", [NewMessage(b"a")])
+        look.config_set("maxmemory", 1)
+        (one,) = await broker.receive(["q"], lease_ms=50).done
+        (again,) = await broker.receive(["q"], wait_seconds=20.0).done
+        assert (one.message.attempt, again.message.attempt) == (1, 2)
+
+    async def test_a_dead_letter_waits_for_room(self) -> None:
+        server = self.start_valkey(maxmemory_policy="noeviction")
+        broker = await self.broker(server)
+        look = self.look(server)
+        await broker.change("q", {"max_attempts": 1})
+        await broker.put("q", [NewMessage(b"a")])
+        look.config_set("maxmemory", 1)
+        (one,) = await broker.receive(["q"]).done
+        assert await broker.settle([one.receipt], Nack(0)) == [True]
+        await until(lambda: look.info("stats")["total_error_replies"] > 3, "it was refused")
+        look.config_set("maxmemory", 0)
+        assert bodies(await broker.receive(["q.dead"], wait_seconds=20.0).done) == [b"a"]
