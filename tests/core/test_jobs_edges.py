@@ -84,6 +84,25 @@ class Settings(Brokers):
         assert bodies(await receiving.done) == [b"a"]
 
 
+class Lists(Brokers):
+    """Which queues there are."""
+
+    async def test_a_queue_that_another_daemon_deleted_is_listed_when_it_comes_back(self) -> None:
+        broker, other = await self.broker(), await self.broker()
+        for queue, put in (("created", other.add), ("put", other.put)):
+            await other.create(queue)
+            assert await broker.remove(queue, force=False) == "gone"
+            assert queue not in await broker.queue_names()
+            await put(queue, b"x" if queue == "created" else [NewMessage(b"x", delay_ms=9)])
+            assert queue in await broker.queue_names()
+
+    async def test_a_queue_that_is_not_deleted_stays_in_the_list(self) -> None:
+        broker = await self.broker()
+        await broker.put("q", [NewMessage(b"x")])
+        assert await broker.remove("q", force=False) == "not_empty"
+        assert await broker.queue_names() == ["q"]
+
+
 class FullStore(Brokers):
     """At the memory limit."""
 
