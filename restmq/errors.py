@@ -91,6 +91,10 @@ class QueueFull(StoreError):
     """The queue has as many messages, or bytes, as it may. Nothing changed."""
 
 
+class TooManyQueues(RestMQError):
+    """A new queue would be one more than the operator allows. Nothing changed."""
+
+
 class RateLimited(StoreError):
     """More messages a second than the queue's setting allows. Nothing changed."""
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet import task
 from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from restmq.core.asking import ask, first_error
+from restmq.core.census import Census
 from restmq.core.commands import Replay
 from restmq.core.event_wire import LogScripts
 from restmq.core.events import Events
@@ -27,8 +29,8 @@ from restmq.core.schedules import Schedules, ScheduleScripts
 from restmq.core.scripted import QueueScripts
 from restmq.core.tokens import Tokens
 from restmq.core.waiting import Waiting
-from restmq.errors import StoreError
-from restmq.message import Mode, Peeked, Policy, QueueInfo, StoreInfo
+from restmq.errors import StoreError, TooManyQueues
+from restmq.message import Mode, NewMessage, Peeked, Policy, Put, QueueInfo, StoreInfo
 from restmq.redis.connection import Store
 from restmq.redis.keys import Keys
 from restmq.redis.pipeline import encode
@@ -36,7 +38,7 @@ from restmq.redis.scripts import load
 from restmq.rules.retention import Limits, Retention, parse_rule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from twisted.internet.interfaces import IReactorTime
 
@@ -76,17 +78,20 @@ class Broker:
         self._feeds = Feeds(reactor, self._store, queue_scripts, self.daemon)
         self._observers = Observers(self._store, queue_scripts)
         self._presence = Presence(reactor, self._store, queue_scripts, self.daemon)
-        self.events = Events(reactor, self._store, LogScripts(keys, scripts), _retention(settings))
         self.tokens = Tokens(reactor, self._store, keys)
         self.profiles = Profiles(
             reactor, self._store, scripts["profile"], keys.profiles, settings.max_profiles
         )
+        self._census = Census(
+            reactor, self._store, keys, settings.max_queues, lambda: self._queues.listed
+        )
         self.queue_settings = QueueSettings(
             self._store,
             queue_scripts,
-            lambda: self.profiles.table,
-            self.profiles.reload,
-            self._queues.made,
+            self._census,
+            table=lambda: self.profiles.table,
+            newer_profiles=self.profiles.reload,
+            made=self._queues.made,
         )
         self.profiles.names = self._queues.names
         self.profiles.listed = lambda: self._queues.listed
@@ -111,7 +116,9 @@ class Broker:
             usual_lease_ms=round(settings.lease * 1000),
         )
         self._waiting = Waiting(reactor, self._store, queue_scripts, self._jobs, self._presence)
-        self.put = self._jobs.put
+        log_scripts = LogScripts(keys, scripts)
+        retention = _retention(settings)
+        self.events = Events(reactor, self._store, log_scripts, retention, self.put)
         self.receive = self._waiting.receive
         self.settle = self._jobs.settle
         self.browse = self._jobs.browse
@@ -119,7 +126,7 @@ class Broker:
         self.release = self._jobs.release
         self.redrive = self._jobs.redrive
         self.schedules = Schedules(self._store, schedule_scripts)
-        self._runs = Runs(reactor, self._store, schedule_scripts, self.put)
+        self._runs = Runs(reactor, self._store, schedule_scripts, self._jobs.put)
 
     def start(self, address: StoreAddress) -> None:
         """Connect to the store, and stay connected."""
@@ -168,9 +175,26 @@ class Broker:
 
         return self._queues.purge(queue).addCallback(purged)
 
+    def put(self, queue: str, messages: Sequence[NewMessage]) -> Deferred[list[Put]]:
+        """Put messages in, each by itself: see `Jobs.put`. A new queue has mode jobs.
+
+        Each is ``too_many_queues`` where it would be one more than there may be.
+        """
+        if self._census.admits(queue):
+            return self._jobs.put(queue, messages)
+        put = self._census.then(queue, lambda: self._jobs.put(queue, messages))
+
+        def refused(failure: Failure) -> list[Put]:
+            failure.trap(TooManyQueues)  # type: ignore[no-untyped-call]
+            return [Put(error="too_many_queues")] * len(messages)
+
+        return ensureDeferred(put).addErrback(refused)
+
     def create(self, queue: str, mode: Mode = Mode.JOBS) -> Deferred[bool]:
-        """Make sure that the queue exists; True if it is new."""
-        return self._queues.create(queue, mode)
+        """Make sure that the queue exists; True if it is new. Fails with TooManyQueues."""
+        if self._census.admits(queue):
+            return self._queues.create(queue, mode)
+        return ensureDeferred(self._census.then(queue, lambda: self._queues.create(queue, mode)))
 
     def remove(self, queue: str, force: bool) -> Deferred[str]:
         """Delete the queue and end its streams: "gone", "unknown", or "not_empty" unless ``force``."""

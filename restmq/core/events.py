@@ -17,7 +17,17 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred, ensureDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
+from restmq.core.bindings import (
+    MOVED_AT_ONCE,
+    NONE,
+    Binding,
+    Bound,
+    PutInto,
+    outbox_answer,
+    table_answer,
+)
 from restmq.core.event_tail import Query, Tail
 from restmq.core.event_wire import (
     Chunk,
@@ -30,7 +40,7 @@ from restmq.core.event_wire import (
     found_answer,
     state_answer,
 )
-from restmq.errors import OutcomeUnknown, StoreAway, StoreError
+from restmq.errors import OutcomeUnknown, StoreAway, StoreError, StoreRefused
 from restmq.event import Event, EventCursor, EventGap, EventPage, LogInfo, NewEvent
 from restmq.redis.connection import Store
 from restmq.redis.pipeline import Callback, encode, encode_arguments
@@ -115,13 +125,19 @@ class Subscription:
 class _Turn:
     """The events of one script call, encoded, and who waits for their ids."""
 
-    __slots__ = ("classes", "payloads", "size", "waiting")
+    __slots__ = ("classes", "payloads", "size", "topics", "waiting")
 
     def __init__(self) -> None:
         self.payloads: list[bytes] = []
+        self.topics: list[str] = []
         self.classes = bytearray()
         self.size = 0
         self.waiting: list[tuple[int, Callable[[int | StoreError], None]]] = []
+
+    def failed(self, error: StoreError) -> None:
+        """Tell all who wait."""
+        for _, answer in self.waiting:
+            answer(error)
 
 
 class _Log:
@@ -132,7 +148,9 @@ class _Log:
         self.turns: list[_Turn] = []
         self.listed = False
         self.known = EventCursor(0, 0)  # the highest ever seen
-        self.bindings = b"0"
+        self.table = NONE
+        self.parked: list[_Turn] | None = None  # what waits for the bindings that hold
+        self.moving = False
         self.tail: Tail | None = None
         self.followed = False
         self.joined = False
@@ -258,8 +276,14 @@ class Events:
     log = Logger()
 
     def __init__(
-        self, clock: IReactorTime, store: Store, scripts: LogScripts, retention: Retention
+        self,
+        clock: IReactorTime,
+        store: Store,
+        scripts: LogScripts,
+        retention: Retention,
+        put: PutInto,
     ) -> None:
+        """``put`` puts messages into a queue, for bindings."""
         self._clock = clock
         self._store = store
         self._scripts = scripts
@@ -272,6 +296,7 @@ class Events:
         self._trimmed_at = 0.0
         self._subscriptions: dict[EventConsumer, Subscription] = {}
         self._retries: list[IDelayedCall] = []
+        self.put: PutInto = put
 
     # ---- publishing
 
@@ -316,6 +341,7 @@ class Events:
                 turn, here = _Turn(), 0
                 state.turns.append(turn)
             turn.payloads.append(encode_event(event))
+            turn.topics.append(event.topic)
             turn.classes.append(class_of(event.topic, short))
             turn.size += size
             here += 1
@@ -348,37 +374,124 @@ class Events:
         self._store.flush()
 
     def _append(self, state: _Log, turn: _Turn) -> None:
-        if not state.listed:
-            state.listed = True
-            self._store.send(
-                encode(b"SADD", self._scripts.keys.logs(), state.name.encode("ascii")),
-                lambda reply: self._listed(state, reply),
-            )
-        count = len(turn.payloads)
+        self._list(state)
+        if state.parked is not None:
+            state.parked.append(turn)
+            return
+        count, bound = len(turn.payloads), state.table.bound(turn.topics)
         arguments = encode_arguments(
             b"%d" % state.known.id,
             b"%d" % state.known.epoch,
-            state.bindings,
+            state.table.version,
             self._limits,
             bytes(turn.classes),
             b"%d" % count,
             *turn.payloads,
+            *bound,
         )
 
         def appended(reply: Any) -> None:
             if isinstance(reply, StoreError):
-                for _, answer in turn.waiting:
-                    answer(reply)
+                turn.failed(reply)
+                return
+            if len(reply) == 1:  # somebody changed the bindings; nothing was appended
+                self._park(state, turn)
                 return
             epoch, first = map(int, reply)
             state.saw(epoch, first + count - 1)
             for number, answer in turn.waiting:
                 answer(first)
                 first += number
+            if bound:
+                self._move(state)
 
-        self._store.send(
-            self._scripts.call("log_append", state.name, 6 + count, arguments), appended
-        )
+        command = self._scripts.call("log_append", state.name, 6 + count + len(bound), arguments)
+        self._store.send(command, appended)
+
+    def _park(self, state: _Log, turn: _Turn) -> None:
+        """Learn the bindings that hold now, then append what waits."""
+        if state.parked is not None:
+            state.parked.append(turn)
+            return
+        state.parked = [turn]
+        learning = ensureDeferred(self._bind(state, b"", b""))
+        learning.addBoth(self._unpark, state)
+
+    def _unpark(self, result: Any, state: _Log) -> None:
+        parked, state.parked = state.parked or [], None
+        if isinstance(result, Failure):
+            error = result.value
+            if not isinstance(error, StoreError):
+                self.log.failure("bindings cannot be read", result)
+                error = StoreRefused("the bindings cannot be read")
+            for turn in parked:
+                turn.failed(error)
+            return
+        for turn in parked:
+            self._append(state, turn)
+
+    # ---- bindings
+
+    def bind(self, log: str, name: str, binding: Binding | None) -> Deferred[bool]:
+        """Set a binding, or take it away (None); whether there was one of that name.
+
+        It holds for whatever is published after this fires, through whichever daemon.
+        """
+        value = b"" if binding is None else binding.encode()
+        state = self._log(log)
+        self._list(state)
+        return ensureDeferred(self._bind(state, name.encode("utf-8"), value))
+
+    def bindings(self, log: str) -> Deferred[dict[str, Binding]]:
+        """All bindings of a log by name."""
+        state = self._log(log)
+        asked = ensureDeferred(self._bind(state, b"", b""))
+        return asked.addCallback(lambda _: dict(sorted(state.table.bindings.items())))
+
+    async def _bind(self, state: _Log, name: bytes, value: bytes) -> bool:
+        arguments = encode_arguments(name, value)
+        command = self._scripts.call("log_bind", state.name, 2, arguments)
+        was, state.table = table_answer(await self._ask(self._store.send, command))
+        return was
+
+    def _move(self, state: _Log) -> None:
+        """Put what lies in the outbox into its queues."""
+        if not state.moving:
+            state.moving = True
+            moving = ensureDeferred(self._moved(state))
+            moving.addErrback(self._move_failed)
+            moving.addCallback(lambda _: setattr(state, "moving", False))
+
+    def _move_failed(self, failure: Failure) -> None:
+        """While the store is away nothing moves; anything else is a bug."""
+        if not isinstance(failure.value, StoreError):
+            self.log.failure("an outbox stands still", failure)
+
+    async def _moved(self, state: _Log) -> None:
+        outbox = self._scripts.keys.log(state.name)[4]
+        look = encode(b"XRANGE", outbox, b"-", b"+", b"COUNT", b"%d" % MOVED_AT_ONCE)
+        while True:
+            reply = await self._ask(self._store.send, look)
+            here = outbox_answer(state.name, reply)
+            queues: dict[str, list[Bound]] = {}
+            for bound in here:
+                queues.setdefault(bound.queue, []).append(bound)
+            there: list[bytes] = []
+            for queue, those in queues.items():
+                puts = await self.put(queue, [bound.message for bound in those])
+                there += [b.place for b, put in zip(those, puts, strict=True) if not put.error]
+            if there:
+                await self._ask(self._store.send, encode(b"XDEL", outbox, *there))
+            if len(there) < len(here) or len(here) < MOVED_AT_ONCE:
+                return  # what a queue did not take is tried again at the next tick
+
+    def _list(self, state: _Log) -> None:
+        if not state.listed:
+            state.listed = True
+            self._store.send(
+                encode(b"SADD", self._scripts.keys.logs(), state.name.encode("ascii")),
+                lambda reply: self._listed(state, reply),
+            )
 
     def _listed(self, state: _Log, reply: Any) -> None:
         if isinstance(reply, StoreError):  # the append behind it tells the client
@@ -851,6 +964,7 @@ class Events:
                 "log_trim", name.decode("ascii"), 1, encode_arguments(self._limits)
             )
             self._trim_again(command)
+            self._move(self._log(name.decode("ascii")))
 
     def _trim_again(self, command: bytes) -> None:
         def trimmed(reply: Any) -> None:

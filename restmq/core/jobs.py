@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
 from restmq.core import commands
 from restmq.core.queues import MAX_BYTES, MAX_MESSAGES, Queues
@@ -23,7 +24,7 @@ from restmq.core.reaper import Reaper
 from restmq.core.receipts import LEASED, Receipt
 from restmq.core.scripted import QueueScripts
 from restmq.core.wire import decode_entry
-from restmq.errors import Limited, StoreError
+from restmq.errors import Limited, QueueFull, RateLimited, StoreError
 from restmq.message import Message, Mode, NewMessage, Put
 from restmq.redis.connection import Store
 from restmq.redis.pipeline import encode_arguments
@@ -149,6 +150,8 @@ class Jobs:
         A new queue gets this mode. Up to MAX_MESSAGES or MAX_BYTES of them are put in together. Fails
         with the first StoreError; what came before it in the list may be in.
         """
+        if len(messages) == 1 and _is_plain(messages[0]):
+            return self._put_plain(queue, messages[0], mode)
         result: Deferred[list[Put]] = Deferred()
         parts = list(_parts(messages))
         done: list[list[Put]] = [[] for _ in parts]
@@ -170,6 +173,18 @@ class Jobs:
         for place, part in enumerate(parts):
             self._put(queue, part, mode, partial(answered, place))
         return result
+
+    def _put_plain(self, queue: str, message: NewMessage, mode: Mode) -> Deferred[list[Put]]:
+        """One that says nothing but body, type and time to live goes in with all others of its turn."""
+        added = self._queues.add(queue, message.body, message.ttl_ms, message.content_type, mode)
+
+        def refused(failure: Failure) -> list[Put] | Failure:
+            error = failure.value
+            if isinstance(error, RateLimited):
+                return [Put(error="rate_limited", retry_ms=error.retry_ms)]
+            return [Put(error="queue_full")] if isinstance(error, QueueFull) else failure
+
+        return added.addCallbacks(lambda number: [Put(number)], refused)
 
     def _put(
         self,
@@ -420,6 +435,11 @@ class Jobs:
 
         self._store.read(self._scripts.call(script, queue, arguments), replied)
         return done
+
+
+def _is_plain(message: NewMessage) -> bool:
+    _, _, _, delay_ms, deliver_at_ms, priority, headers, key = message
+    return not (delay_ms or deliver_at_ms or priority or headers or key)
 
 
 def _parts(messages: Sequence[NewMessage]) -> list[Sequence[NewMessage]]:

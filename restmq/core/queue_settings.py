@@ -7,11 +7,13 @@ A change is worked out here, from what the store has (`restmq.rules.queue_settin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 from twisted.internet.defer import Deferred
 
 from restmq.core.asking import ask
+from restmq.core.census import Census
 from restmq.core.scripted import QueueScripts
 from restmq.errors import StoreRefused
 from restmq.redis.connection import Store
@@ -35,6 +37,8 @@ class QueueSettings:
         self,
         store: Store,
         scripts: QueueScripts,
+        census: Census,
+        *,
         table: Callable[[], Table],
         newer_profiles: Callable[[], Deferred[None]],
         made: Callable[[str], None],
@@ -45,6 +49,7 @@ class QueueSettings:
         """
         self._store = store
         self._scripts = scripts
+        self._census = census
         self._table = table
         self._newer_profiles = newer_profiles
         self._made = made
@@ -58,7 +63,7 @@ class QueueSettings:
         """Change what is the queue's own, ``None`` to take it back; with ``replace`` all of it.
 
         Makes the queue if it is not there, in mode jobs unless something says otherwise. Raises BadMember
-        for what makes no sense together; then nothing is changed.
+        for what makes no sense together, and TooManyQueues; then nothing is changed.
         """
         for _ in range(TRIES):
             stored, table = await self._stored(queue), self._table()
@@ -67,7 +72,12 @@ class QueueSettings:
             said = {field: text for field, text in own.items() if text is not None}
             merged = _merged(queue, table, stored, said)
             queue_settings.check(merged)
-            if await self._write(queue, stored, merged, table):
+            if stored.known or self._census.admits(queue):
+                written = await self._write(queue, stored, merged, table)
+            else:
+                write = partial(self._write, queue, stored, merged, table)
+                written = await self._census.then(queue, write)
+            if written:
                 return merged
         raise StoreRefused(f"the settings of {queue!r} are changed by others all the time")
 

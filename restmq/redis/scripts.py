@@ -22,6 +22,7 @@ NAMES = (
     "join",
     "leave",
     "log_append",
+    "log_bind",
     "log_read",
     "log_state",
     "log_trim",

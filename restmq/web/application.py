@@ -22,6 +22,7 @@ from restmq.web.rest import (
 )
 from restmq.web.rse import Channel
 from restmq.web.rse_health import RseHealth
+from restmq.web.v1.bindings import Bindings, OneBinding
 from restmq.web.v1.events import EventsOfTopics, TopicEvents
 from restmq.web.v1.info import Info, WhoAmI
 from restmq.web.v1.leases import Ack, Extend, Lease, Nack
@@ -90,6 +91,8 @@ ROUTES: Final[tuple[Rule, ...]] = (
     (r"/v1/topics/(.+)/events/([^/]+)", OneEvent),  # GET c: as a CloudEvent
     (r"/v1/topics/(.+)/events", TopicEvents),  #     POST p: publish
     (r"/v1/events", EventsOfTopics),  #              GET c: by cursor; POST p: publish many
+    (r"/v1/bindings", Bindings),  #                  GET c
+    (r"/v1/bindings/(.+)", OneBinding),  #           GET c, PUT DELETE p: events into queues
     (r"/v1/ws", Socket),  #        GET w or p, by command: a WebSocket
     (r"/errors/([a-z_]+)", ErrorPage),  #            GET none: a page for each error of /v1
     (r"/v1/ack", Ack),  #          POST comet or c

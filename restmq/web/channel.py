@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from restmq.web.exchange import Exchange, Request, chunk
-from restmq.web.reply import encode, error_reply
+from restmq.web.reply import Reply, encode
 from restmq.web.transmit import Outlet
 from restmq.web.wire import (
     HEAD_END,
@@ -70,6 +70,9 @@ class Server(Protocol):
 
     def check_head(self, head: Head, remote_ip: str, secure: bool) -> None:
         """Raise Refusal if the request will be refused, whatever its body is."""
+
+    def refused(self, head: Head | None, refusal: Refusal) -> Reply:
+        """The reply to a request that is refused; ``head`` is None if it could not be read."""
 
     def body_limit(self, head: Head) -> int:
         """How many bytes the body of this request may have."""
@@ -254,11 +257,11 @@ class Channel(TwistedProtocol):
             return False
         self._buffer = self._buffer[head.size :]
         self._checked = self._blank_lines = self._body_bytes = 0
+        self._body_head = head
         limit = self.limits.body
         if not 0 <= head.body_length <= limit:
             limit = self.factory.body_limit(head)
         self._body = body_reader(head, limit)
-        self._body_head = head
         if head.expects_continue and head.body_length and not self._buffer:
             self.factory.check_head(head, self.remote_ip, self.secure)
             self.outlet.send(CONTINUE)
@@ -431,7 +434,7 @@ class Channel(TwistedProtocol):
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer with an error page and close."""
-        page = error_reply(refusal.status, refusal.why, refusal.headers)
+        page = self.factory.refused(self._body_head, refusal)
         is_head = self._body_head is not None and self._body_head.method == "HEAD"
         with_body = not (is_head or self._buffer.startswith(b"HEAD "))
         self._body = self._body_head = None

@@ -21,8 +21,8 @@ from twisted.logger import Logger
 from restmq.rules.acl import Acl
 from restmq.web.channel import Channel
 from restmq.web.endpoint import Endpoint
-from restmq.web.reply import error_reply
-from restmq.web.v1.endpoint import V1Endpoint
+from restmq.web.reply import Reply, error_reply
+from restmq.web.v1.endpoint import V1Endpoint, problem_reply
 from restmq.web.wire import Head, HeadTable, Limits, Refusal
 
 if TYPE_CHECKING:
@@ -173,6 +173,12 @@ class Dispatcher(cyclone.web.Application):
         handler_class = head.route.handler_class
         if issubclass(handler_class, Endpoint):
             handler_class.check_head(self, head, remote_ip, "https" if secure else "http")
+
+    def refused(self, head: Head | None, refusal: Refusal) -> Reply:
+        """The reply to a request that no handler sees: a page, under ``/v1`` a problem document."""
+        if head is None or not head.path.startswith("/v1/"):
+            return error_reply(refusal.status, refusal.why, refusal.headers)
+        return problem_reply(refusal)
 
     def body_limit(self, head: Head) -> int:
         """How many bytes the body of this request may have."""

@@ -41,6 +41,7 @@ from restmq.errors import (
     StoreAway,
     StoreFull,
     StoreRefused,
+    TooManyQueues,
     WrongDelivery,
 )
 from restmq.rules import origin
@@ -69,6 +70,7 @@ STATUS: Final[Mapping[type[RestMQError], int]] = {
     WrongDelivery: 409,
     Limited: 503,
     QueueFull: 507,
+    TooManyQueues: 507,
     RateLimited: 429,
 }
 """The one table from errors to status codes; a subclass has the code of its parent."""

@@ -252,6 +252,7 @@ class StreamConsumer:
         "_encode",
         "_epoch",
         "_had",
+        "_of_many",
         "_over",
         "_queue",
         "_replaying",
@@ -272,6 +273,7 @@ class StreamConsumer:
         self._way = stream.way
         self._epoch = 0
         self._encode: Encoder = stream.wire.encoder(0)
+        self._of_many = isinstance(stream.wire, SseOfMany)
         self._buffer: Buffer | None = None  # made when first needed: most never are
         self._replaying: _Replaying | None = None
         self._had = NOWHERE  # where it is, if it returns
@@ -309,6 +311,13 @@ class StreamConsumer:
 
     def deliver(self, batch: Batch) -> bool:
         """Send the batch, or let it wait; True when every byte is with the kernel."""
+        if batch.epoch == self._epoch and not (
+            self.clogged or self.acks or self.returns or self._of_many
+        ):  # most are so, most of the time: no call too many, since a hundred wait for theirs
+            if self._way.send(batch.encoded(self._encode)):
+                return True
+            self._clog()
+            return False
         if batch.dealt_pos:
             return self._take(batch)
         if self._replaying is not None:

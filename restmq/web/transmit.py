@@ -43,22 +43,8 @@ def send_now(transport: interfaces.ITransport, data: bytes) -> bool:
     True when every byte is with the kernel. An error on the socket is left for the reactor to
     find, so no ``connectionLost`` ever runs inside this call: it is safe in a fan-out loop.
     """
-    if type(transport) is not tcp.Server or not _is_bare(transport):
-        transport.write(data)
-        return False
-    try:
-        sent = transport.socket.send(data if len(data) <= SEND_LIMIT else data[:SEND_LIMIT])
-    except OSError:
-        sent = 0
-    if sent == len(data):
-        return True
-    transport.write(data[sent:] if sent else data)  # type: ignore[no-untyped-call]
-    return False
-
-
-def _is_bare(transport: tcp.Server) -> bool:
-    """Whether a byte sent on the socket now comes right after all that was written before."""
-    return not (
+    if type(transport) is not tcp.Server or (
+        # A byte sent on the socket now would not come right after all that was written before.
         transport._tempDataBuffer
         or transport.dataBuffer
         or transport.producer is not None
@@ -69,7 +55,17 @@ def _is_bare(transport: tcp.Server) -> bool:
         or transport.disconnected
         or not transport.connected
         or transport.TLS
-    )
+    ):
+        transport.write(data)
+        return False
+    try:
+        sent = transport.socket.send(data if len(data) <= SEND_LIMIT else data[:SEND_LIMIT])
+    except OSError:
+        sent = 0
+    if sent == len(data):
+        return True
+    transport.write(data[sent:] if sent else data)  # type: ignore[no-untyped-call]
+    return False
 
 
 def has_closed(transport: interfaces.ITransport) -> bool:

@@ -332,3 +332,15 @@ def test_the_store_shows_what_the_specification_says(valkey: ValkeyServer) -> No
         ),
     )
     print("steps compared:", Life.steps)
+
+
+def test_a_page_does_not_pass_over_what_it_did_not_read(valkey: ValkeyServer) -> None:
+    """Two that are gone fill the page that was read of one place; the other place waits its turn."""
+    Life.valkey = valkey
+    life = Life()
+    life.begin(bounded=False)
+    for _ in range(3):
+        life.put_at(broker=0, delay=1000)
+    life.put(broker=0, several=[(0, 0, 0), (2000, 0, 1), (2000, 0, 1)])
+    life.time_passes(count=2)
+    life.teardown()

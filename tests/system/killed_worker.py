@@ -14,11 +14,21 @@ import os
 import random
 import sys
 
-from tests.system.clients import Gone
+from tests.system.clients import Answer, Gone
 from tests.system.jobs import Jobs, Lease, now
 
 LEASE_MS = 2000
 AT_ONCE = 5
+
+
+class Patient(Jobs):
+    """A connection that a daemon without its store yet ends."""
+
+    def answer(self) -> Answer:
+        answer = super().answer()
+        if answer.status == 503:
+            raise Gone("not ready")
+        return answer
 
 
 def work(ports: list[int], queue: str, file: int) -> None:
@@ -26,7 +36,7 @@ def work(ports: list[int], queue: str, file: int) -> None:
     chance = random.Random(os.getpid())
     while True:
         try:
-            with Jobs(chance.choice(ports)) as client:
+            with Patient(chance.choice(ports)) as client:
                 while chance.random() < 0.98:
                     leases = client.receive(queue, AT_ONCE, 1, LEASE_MS / 1000)
                     handle(client, leases, file)

@@ -39,12 +39,13 @@ def test_many_due_at_once_among_many_more_are_ready_on_time(
 ) -> None:
     """Ten thousand reminders for nine o'clock: at nine all are there, in order, and no other."""
     ports = three([daemon("--redis-url", valkey.url) for _ in range(3)])
-    with Jobs(ports[0]) as client, valkey.client() as store:
+    with Jobs(ports[0]) as client:
         client.make(QUEUE)
-        fill(ports[1], QUEUE, DELAYED, {"delay": 36_000})
-        at = now() + 3000 + DUE // 2
-        ids = fill(ports[2], QUEUE, DUE, {"deliver_at": in_the_future(at)})
-        assert now() < at, "too slow to try this here"
+    fill(ports[1], QUEUE, DELAYED, {"delay": 36_000})
+    at = now() + 3000 + DUE // 2
+    ids = fill(ports[2], QUEUE, DUE, {"deliver_at": in_the_future(at)})
+    assert now() < at, "too slow to try this here"
+    with Jobs(ports[0]) as client, valkey.client() as store:
         assert client.receive(QUEUE, 1) == []
         wait_until(lambda: now() >= at, "the time", 60)
         while delayed(store, QUEUE) > DELAYED:

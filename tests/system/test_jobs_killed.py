@@ -1,4 +1,4 @@
-"""Eight workers that are killed at random work off a queue: nothing is lost, nothing is in two hands.
+"""Eight workers that are killed at random work off a queue, and daemons too: nothing is lost or in two hands.
 
 ``RESTMQ_KILLED_JOBS`` (2000) is how many jobs; 20000 for the full proof.
 """
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.conftest import StartDaemon
-from tests.support import ROOT, ValkeyServer, wait_until
+from tests.support import ROOT, Daemon, ValkeyServer, wait_until
 from tests.system.jobs import Jobs, three
 
 pytestmark = pytest.mark.slow
@@ -90,8 +90,11 @@ def working(ports: Sequence[int], path: Path, seed: int) -> Iterator[Workers]:
         workers.close()
 
 
-def work_off(client: Jobs, workers: Workers, chance: random.Random) -> None:
-    """Until nothing is left: some work gets done, one is shot, and so on."""
+def work_off(
+    client: Jobs, workers: Workers, daemons: Sequence[Daemon], chance: random.Random
+) -> int:
+    """Until nothing is left: some work gets done, one is shot, and so on; how many daemons were."""
+    shot = 0
 
     def left() -> int:
         found = client.look(QUEUE)
@@ -100,14 +103,22 @@ def work_off(client: Jobs, workers: Workers, chance: random.Random) -> None:
     while (there := left()) > 0:
         more = max(0, there - chance.randrange(1, 100))
         wait_until(lambda more=more: left() <= more, f"{more} left", LIMIT_SECONDS)  # type: ignore[misc]
-        workers.shoot()
+        if chance.random() < 0.05:
+            victim = chance.choice(daemons)
+            victim.kill()
+            victim.start("/readyz")
+            shot += 1
+        else:
+            workers.shoot()
+    return shot
 
 
 def test_workers_killed_at_random_lose_nothing(
     daemon: StartDaemon, valkey: ValkeyServer, tmp_path: Path
 ) -> None:
     """Kill -9 whom you like: each job is done, and nobody else has it while its lease lasts."""
-    ports = three([daemon("--redis-url", valkey.url) for _ in range(3)])
+    daemons = [daemon("--redis-url", valkey.url) for _ in range(3)]
+    ports = three(daemons)
     seed = random.SystemRandom().randrange(10**6)
     print("seed", seed)
     path = tmp_path / "hands"
@@ -122,15 +133,17 @@ def test_workers_killed_at_random_lose_nothing(
             some = bodies[start : start + 5000]
             ids += client.put_batch(QUEUE, [{"body": body} for body in some])
         with working(ports, path, seed) as workers:
-            work_off(client, workers, random.Random(seed))
-        letters = client.browse(f"{QUEUE}.dead", "ready")
+            shot = work_off(client, workers, daemons[1:], random.Random(seed))
+        dead = f"{QUEUE}.dead"
+        wait_until(lambda: client.look(dead)["ready"] >= FAILING, "the dead letters", LIMIT_SECONDS)
+        letters = client.browse(dead, "ready")
     failing = {number for number, body in zip(ids, bodies, strict=True) if body[0] == "f"}
     lines = read(path)
     check_all_done(lines, set(ids), failing)
     check_one_hand(lines)
     check_letters(letters, failing)
     again = sum(line.word == "start" and line.attempt > 1 for line in lines)
-    print("shot", workers.shot, "handed out again", again)
+    print("workers shot", workers.shot, "daemons shot", shot, "handed out again", again)
 
 
 def check_all_done(lines: Sequence[Line], ids: set[int], failing: set[int]) -> None:

@@ -599,6 +599,7 @@ def test_who_only_stops_sending_gets_the_replies(server: ToyServer) -> None:
         assert client.response()[2] == b"slow"
         assert client.response()[2] == b'{"queue": "y"}\r\n'
         assert client.rest() == b""
+        wait_until(lambda: not server.application.channels, "the connection's end")
 
 
 def test_a_client_that_waits_may_not_send_without_end(server: ToyServer) -> None:

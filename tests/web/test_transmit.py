@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import select
 import socket
 import threading
 from collections.abc import Callable
@@ -16,7 +17,15 @@ from twisted.internet.testing import StringTransport
 from twisted.internet.threads import blockingCallFromThread
 
 from restmq.web import transmit
-from restmq.web.transmit import READ_ATTRIBUTES, SEND_LIMIT, Outlet, is_drained, send_now
+from restmq.web.transmit import (
+    READ_ATTRIBUTES,
+    SEND_LIMIT,
+    Outlet,
+    has_closed,
+    is_drained,
+    send_now,
+)
+from tests.support import wait_until
 
 BIG = bytes(range(256)) * 65536  # 16 MiB: more than any socket buffer
 
@@ -97,6 +106,29 @@ def test_a_short_reply_is_with_the_kernel_at_once() -> None:
 
         assert pair.call(send) == (True, True)
         assert pair.received(5) == b"hello"
+
+
+def test_a_client_that_has_closed_is_seen_before_the_reactor_tells() -> None:
+    with Pair() as pair:
+        assert not pair.call(has_closed, pair.transport)
+
+        def close_and_look() -> tuple[bool, bool]:
+            """In one turn of the reactor, which therefore has not looked."""
+            pair.client.sendall(b"x")
+            wait_until(lambda: readable(pair.transport), "the byte")
+            with_more = has_closed(pair.transport)
+            pair.transport.socket.recv(1)
+            pair.client.close()
+            wait_until(lambda: readable(pair.transport), "the end")
+            return with_more, has_closed(pair.transport)
+
+        assert pair.call(close_and_look) == (False, True)
+        assert pair.protocol.lost.wait(10)
+        assert not pair.call(has_closed, pair.transport), "now the reactor has told"
+
+
+def readable(transport: Any) -> bool:
+    return bool(select.select([transport.socket], [], [], 0)[0])
 
 
 def test_what_the_kernel_does_not_take_follows_in_order() -> None:

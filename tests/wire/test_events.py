@@ -347,3 +347,33 @@ def test_the_daemon_ends_its_waiting_polls_and_streams(daemon):
     while block.get("event") != "closing":
         block = stream.event()
     stream.close()
+
+
+def test_a_binding_is_made_shown_and_taken_away(common_daemon):
+    path, body = "/v1/bindings/w.b", json.dumps({"topic": "w.bound.#", "queue": "w-bound"})
+    assert common_daemon.request("GET", path).status == 404
+    assert [common_daemon.request("PUT", path, body).status for _ in range(2)] == [201, 200]
+    shown = {"name": "w.b", "topic": "w.bound.**", "queue": "w-bound"}
+    assert json.loads(common_daemon.request("GET", path).body) == shown
+    assert shown in json.loads(common_daemon.request("GET", "/v1/bindings").body)["bindings"]
+    told = post(common_daemon, "w.bound.a")
+    reply = common_daemon.request("POST", "/v1/queues/w-bound/receive?wait=20")
+    (message,) = json.loads(reply.body)["messages"]
+    assert message["headers"]["restmq-event"] == f"main:{told['id']}"
+    assert common_daemon.request("DELETE", path).status == 204
+    assert common_daemon.request("GET", path).status == 404
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("a%20b", '{"topic":"a","queue":"q"}'),
+        ("x" * 65, '{"topic":"a","queue":"q"}'),
+        ("a", '{"topic":"a..b","queue":"q"}'),
+        ("a", '{"topic":"a","queue":""}'),
+        ("a", '{"queue":"q"}'),
+        ("a", '{"topic":"a","queue":"q","x":1}'),
+    ],
+)
+def test_bad_bindings(common_daemon, name, body):
+    bad(common_daemon.request("PUT", f"/v1/bindings/{name}", body))

@@ -627,7 +627,7 @@ def test_a_cursor_of_another_life_of_the_store_is_told_as_a_gap(server, channel)
 
 
 def test_events_are_kept_for_two_minutes_unless_configured(daemon):
-    server = daemon("--events-short-age", "1")
+    server = daemon("--events-short-age", "3")
     server.wait_for("/readyz")
     post(server, "/a", [1])
     (event,) = events(read(server, "/a"))

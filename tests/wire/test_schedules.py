@@ -160,6 +160,7 @@ def test_a_mistake_is_named_and_nothing_is_made(
     problem = json.loads(reply.body)
     assert reply.status == 400
     assert problem["detail"].startswith(f"{member}:"), problem
+    assert problem["errors"][0]["pointer"] == "/" + member.replace(".", "/")
     assert len(problem["detail"]) < 300
     assert listed(server) == []
 

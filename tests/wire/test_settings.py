@@ -412,3 +412,27 @@ def test_a_pause_of_all_holds_receives_back(server: Daemon, queue: str) -> None:
     assert len(receive(server, queue, limit=2)) == 1, "one may be in flight"
     change(server, "PATCH", queue, {"max_in_flight": 0, "paused": None})
     assert len(receive(server, queue, limit=2)) == 1
+
+
+def test_there_is_a_bound_on_queues(daemon: StartDaemon) -> None:
+    """Of those that /v1 makes; what is there may be used, and historic doors are not asked."""
+    server = daemon("--max-queues", "3")
+    server.wait_for("/readyz")
+    assert put(server, "a").status == 201
+    assert ask(server, "PUT", "/v1/queues/b").status == 201
+    change(server, "PUT", "c", {})
+    for reply in (
+        put(server, "d"),
+        ask(server, "PUT", "/v1/queues/d"),
+        ask(server, "PATCH", "/v1/queues/d/settings", {"ttl": 1}),
+    ):
+        assert code(reply) == (507, "too_many_queues")
+    batch = ask(server, "POST", "/v1/queues/d/batch", {"messages": [{"body": 1}]})
+    assert b"too_many_queues" in batch.body
+    assert [put(server, queue).status for queue in "abc"] == [201] * 3
+    change(server, "PATCH", "b", {"ttl": 1})
+    add(server, "e", "x")
+    assert put(server, "e").status == 201, "it is there"
+    for queue in ("a", "e"):
+        assert ask(server, "DELETE", f"/v1/queues/{queue}?force=true").status == 204
+    wait_until(lambda: put(server, "d").status == 201, "there is room")

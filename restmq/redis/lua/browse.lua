@@ -17,7 +17,9 @@ if state == 'ready' then
   local listed, a, b = call('LRANGE', L, at, at + wanted), 1, 1
   while a <= #sorted or b <= #listed do
     local one, two = sorted[a], listed[b] and '\9' .. listed[b]
-    if #reply - 2 == wanted or size >= MAX_BYTES then
+    -- Where more of one place is there than was read, nothing of the other may come before it.
+    local cut = (not one and #sorted > wanted) or (not two and #listed > wanted)
+    if cut or #reply - 2 == wanted or size >= MAX_BYTES then
       reply[2] = last
       return reply
     end

@@ -69,6 +69,20 @@ def named_queue(path: str, given: Given) -> str:
     return v1_name(path or named or "")
 
 
+def new_request_id() -> str:
+    """A request id that no other request has."""
+    return f"{_DAEMON}-{next(_numbers)}"
+
+
+def problem_reply(refusal: Refusal) -> Reply:
+    """The problem document of a request that no handler sees."""
+    request_id, code = new_request_id(), code_of(refusal, refusal.status)
+    document = problem_document(refusal.status, code, refusal.why, refusal)
+    body = orjson.dumps({**document, "request_id": request_id}) + b"\n"
+    headers = (*refusal.headers, ("X-Request-Id", request_id))
+    return Reply(refusal.status, body, PROBLEM, headers, no_store=True)
+
+
 class V1Endpoint(Endpoint):
     """A handler under ``/v1``. HEAD is there wherever GET takes nothing."""
 
@@ -86,9 +100,7 @@ class V1Endpoint(Endpoint):
         """The client's X-Request-Id if it is a good one, else one of ours."""
         if self._request_id is None:
             sent = self.request.headers.get("x-request-id", "")
-            self._request_id = (
-                sent if _REQUEST_ID.fullmatch(sent) else f"{_DAEMON}-{next(_numbers)}"
-            )
+            self._request_id = sent if _REQUEST_ID.fullmatch(sent) else new_request_id()
         return self._request_id
 
     @property

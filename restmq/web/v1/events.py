@@ -21,6 +21,25 @@ from restmq.rules.selection import Selection
 from restmq.rules.topics import parse_topic
 from restmq.web.choices import read_choices
 from restmq.web.cloudevents import cloud_event_headers
+from restmq.web.describe import (
+    ANYTHING,
+    BOOLEAN,
+    ID,
+    JSON,
+    MESSAGE_BODY,
+    SECONDS,
+    STRING,
+    TIME,
+    WHOLE,
+    Content,
+    Schema,
+    describe,
+    items,
+    record,
+    seconds,
+    whole,
+    words,
+)
 from restmq.web.endpoint import Access, Reply, endpoint
 from restmq.web.event_json import page_json
 from restmq.web.event_stream import DEFAULT_SLOW
@@ -28,7 +47,7 @@ from restmq.web.message_json import quoted
 from restmq.web.stream import Choices
 from restmq.web.v1.endpoint import V1Endpoint
 from restmq.web.v1.given import Given
-from restmq.web.v1.messages import NDJSON, refuse_larger
+from restmq.web.v1.messages import HEADERS, NDJSON, refuse_larger
 from restmq.web.v1.new_messages import (
     NO_OPTIONS,
     Bounds,
@@ -49,6 +68,27 @@ DEFAULT_LIMIT: Final = 100
 MAX_TOPICS: Final = 100
 """Patterns of one read or stream."""
 MAX_NUMBER: Final = 2**53 - 1
+
+TOPIC: Final = {"type": "string"}
+LOG: Final = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}
+PUBLISHED: Final = record(topic=TOPIC, id=ID, cursor=STRING)
+_TYPES: Final[dict[str, Schema]] = {
+    "content_type?": STRING,
+    "encoding?": words("json", "text", "base64"),
+    "headers?": HEADERS,
+}
+NEW_EVENT: Final = record(_TYPES, topic=TOPIC, body=ANYTHING)
+EVENT_OBJECT: Final = record(
+    {"headers?": HEADERS},
+    topic=TOPIC,
+    id=ID,
+    cursor=STRING,
+    content_type=STRING,
+    body=ANYTHING,
+    encoding=words("json", "text", "base64"),
+    created_at=TIME,
+    age=SECONDS,
+)
 
 _LOG: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CURSOR: Final = re.compile(r"([0-9]{1,16})-([0-9]{1,16})")
@@ -133,24 +173,23 @@ def read_event_stream(
     return AskedStream(log, read_selection(given["topic"]), after, choices)
 
 
-def read_batch(data: bytes, lines: bool, settings: Settings) -> list[NewEvent]:
+def read_batch(data: bytes, lines: bool, bounds: Bounds) -> list[NewEvent]:
     """``{"events": [...]}``, or an event object a line. Raises Problem, 413 for one that is too large."""
     try:
         if lines:
-            items = [_EVENT.decode(line) for line in data.split(b"\n") if line.strip()]
+            found = [_EVENT.decode(line) for line in data.split(b"\n") if line.strip()]
         else:
-            items = _EVENTS.decode(data).events
+            found = _EVENTS.decode(data).events
     except msgspec.ValidationError as error:
-        raise explained(error) from None
+        raise explained(error, bounds) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise not_json(error) from None
-    bounds = Bounds.of(settings)
-    if not 1 <= len(items) <= bounds.items:
+    if not 1 <= len(found) <= bounds.items:
         raise Problem("bad_request", f"a batch has 1 to {bounds.items} events")
     where = "" if lines else "/events"
-    events = [read_event(item, f"{where}/{place}", bounds) for place, item in enumerate(items)]
+    events = [read_event(item, f"{where}/{place}", bounds) for place, item in enumerate(found)]
     for event in events:
-        refuse_larger(event.body, settings.max_message_bytes)
+        refuse_larger(event.body, bounds.message_bytes)
     return events
 
 
@@ -165,13 +204,13 @@ def read_event(item: EventItem, where: str, bounds: Bounds) -> NewEvent:
     return NewEvent(topic, message.body, message.content_type, message.headers)
 
 
-def read_event_command(members: Mapping[str, Any], settings: Settings) -> NewEvent:
+def read_event_command(members: Mapping[str, Any], bounds: Bounds) -> NewEvent:
     """One event of members that are decoded already (a command on a WebSocket). Raises as `read_batch`."""
     try:
         item = _EVENT.decode(orjson.dumps(members))
     except msgspec.ValidationError as error:
-        raise explained(error) from None
-    return read_event(item, "", Bounds.of(settings))
+        raise explained(error, bounds) from None
+    return read_event(item, "", bounds)
 
 
 def published(broker: Any, log: str, topic: str, number: int) -> bytes:
@@ -184,6 +223,12 @@ class TopicEvents(V1Endpoint):
     """``/v1/topics/TOPIC/events``."""
 
     @endpoint(Access.PRODUCER)
+    @describe(
+        path={"topic": TOPIC},
+        query={"content_type": STRING, "log": LOG},
+        body=MESSAGE_BODY,
+        replies={201: PUBLISHED},
+    )
     def post(self, topic: str) -> Deferred[Reply]:
         """Publish the body to a topic; with ``ce-`` header fields it is a CloudEvent in binary mode."""
         fields, body = self.request.headers, self.request.body
@@ -195,7 +240,7 @@ class TopicEvents(V1Endpoint):
             name,
             body,
             stated_type(sent, body),
-            kept_headers(fields, more=cloud_event_headers(fields)),
+            kept_headers(fields, Bounds.of(self.settings), more=cloud_event_headers(fields)),
         )
         done: Deferred[list[int]] = self.broker.events.publish(log, [event])
         return done.addCallback(self._created, log, name)
@@ -208,6 +253,11 @@ class EventsOfTopics(V1Endpoint):
     """``/v1/events``."""
 
     @endpoint(Access.PRODUCER, large=True)
+    @describe(
+        query={"log": LOG},
+        body=Content((JSON, "application/x-ndjson"), record(events=items(NEW_EVENT, 1))),
+        replies={201: record(results=items(PUBLISHED), cursor=STRING, failed=WHOLE)},
+    )
     def post(self) -> Deferred[Reply]:
         """Publish many events, all or, where they are 1,000 and 1 MiB at most, none."""
         request = self.request
@@ -216,7 +266,7 @@ class EventsOfTopics(V1Endpoint):
         lines = sent in NDJSON
         if not lines:
             self.refuse_form()
-        events = read_batch(request.body, lines, self.settings)
+        events = read_batch(request.body, lines, Bounds.of(self.settings))
         done: Deferred[list[int]] = self.broker.events.publish(log, events)
         return done.addCallback(self._results, log, events)
 
@@ -231,6 +281,23 @@ class EventsOfTopics(V1Endpoint):
         )
 
     @endpoint(Access.CONSUMER)
+    @describe(
+        query={
+            "topic": items(STRING),
+            "cursor": STRING,
+            "wait": seconds(0, 50),
+            "limit": whole(1, MAX_LIMIT),
+            "log": LOG,
+        },
+        replies={
+            200: record(
+                {"gap?": record(oldest={"type": ["integer", "null"]}, reset=BOOLEAN)},
+                events=items(EVENT_OBJECT),
+                cursor=STRING,
+                more=BOOLEAN,
+            )
+        },
+    )
     def get(self) -> Deferred[Reply]:
         """What matches behind a cursor, at once or when there is something."""
         given = self.given(("cursor", "wait", "limit", "log"), ("topic",))

@@ -9,12 +9,16 @@ from restmq.event import EventCursor, EventPage
 from restmq.rules.selection import Selection
 from restmq.rules.topics import parse_topic
 from restmq.web.cloudevents import as_cloud_event
+from restmq.web.describe import MESSAGE_BODY, describe
 from restmq.web.endpoint import Access, Refusal, Reply, endpoint
 from restmq.web.message_json import shown_body
 from restmq.web.rest import INERT
 from restmq.web.v1.endpoint import V1Endpoint
 from restmq.web.v1.events import read_event_cursor, read_log
 
+TOPIC: Final = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,7}([.][A-Za-z0-9_-]{1,7}){0,31}$"}
+PLACE: Final = {"type": "string", "pattern": "^[1-9][0-9]{0,14}-[1-9][0-9]{0,14}$"}
+LOG: Final = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}
 NOSNIFF: Final = ("X-Content-Type-Options", "nosniff")
 
 
@@ -22,6 +26,7 @@ class OneEvent(V1Endpoint):
     """``/v1/topics/TOPIC/events/ID``; the id is a cursor, ``epoch-id``."""
 
     @endpoint(Access.CONSUMER)
+    @describe(path={"topic": TOPIC, "id": PLACE}, query={"log": LOG}, replies={200: MESSAGE_BODY})
     async def get(self, topic: str, id: str) -> Reply:
         """Its data, with its attributes as header fields; 404 when it is no longer kept."""
         given = self.given_in_query(("log",))

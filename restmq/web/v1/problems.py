@@ -18,6 +18,7 @@ from restmq.errors import (
     StoreAway,
     StoreFull,
     StoreRefused,
+    TooManyQueues,
     WrongDelivery,
 )
 from restmq.web.describe import Content, describe
@@ -32,6 +33,7 @@ CODES: Final[Mapping[type[BaseException], str]] = {
     StoreFull: "store_full",
     StoreRefused: "store_refused",
     QueueFull: "queue_full",
+    TooManyQueues: "too_many_queues",
     RateLimited: "rate_limited",
 }
 
@@ -105,10 +107,12 @@ CODES_OF_STATUS: Final[Mapping[int, str]] = {
     403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
+    408: "request_timeout",
     409: "conflict",
     413: "too_large",
     415: "unsupported_media_type",
     426: "upgrade_required",
+    431: "headers_too_large",
     500: "internal_error",
     503: "unavailable",
 }
@@ -121,6 +125,8 @@ TITLES: Final[Mapping[str, tuple[str, str]]] = {
     "forbidden": ("Not allowed from this page", "List the page's origin with --origin."),
     "not_found": ("There is nothing here", "Check the path and the name."),
     "method_not_allowed": ("Not with this method", "The header Allow names those that work."),
+    "request_timeout": ("The request did not come to its end in time", "Send it again, faster."),
+    "headers_too_large": ("The header fields are too large", "Send fewer, or shorter ones."),
     "conflict": ("Not as things are", "Look at detail."),
     "leased_only": (
         "The queue's messages are handed out under a lease only",

@@ -36,6 +36,7 @@ from restmq.web.describe import (
 from restmq.web.endpoint import Access, Refusal, Reply, endpoint
 from restmq.web.message_json import body_members, is_json
 from restmq.web.v1.endpoint import V1Endpoint, v1_name
+from restmq.web.v1.problems import Fault, Problem
 
 MEMBERS: Final = ("cron", "timezone", "queue", "message", "paused")
 MESSAGE_MEMBERS: Final = ("body", "content_type", "encoding", "ttl")
@@ -78,7 +79,17 @@ SHOWN: Final = record(
 
 
 def read_schedule(name: str, value: dict[str, Any]) -> Schedule:
-    """The schedule in the body of a PUT. Raises BadRequest, its text beginning with the member."""
+    """The schedule in the body of a PUT. Raises Problem, which points to the member that is wrong."""
+    try:
+        return _schedule(name, value)
+    except BadRequest as error:
+        member, _, what = str(error).partition(": ")
+        fault = Fault("/" + member.replace(".", "/"), what)
+        raise Problem("bad_request", str(error), faults=(fault,)) from None
+
+
+def _schedule(name: str, value: dict[str, Any]) -> Schedule:
+    """The same. Raises BadRequest, its text beginning with the member and a colon."""
     cron = _text(value, "cron")
     timezone = _text(value, "timezone", "UTC")
     queue = _name("queue", _text(value, "queue"))

@@ -482,7 +482,7 @@ class Session(Connection):
     def publish(self, given: Given) -> Any:
         """``{"topic", "body", "content_type"?, "encoding"?, "headers"?, "log"?}`` -> ``{"topic", "id", "cursor"}``."""
         log, members = read_log(given), given.members(EVENT)
-        event = read_event_command(members, self.settings)
+        event = read_event_command(members, Bounds.of(self.settings))
         refuse_larger(event.body, self.settings.max_message_bytes)
         done: Deferred[list[int]] = self.broker.events.publish(log, [event])
         return done.addCallback(

@@ -83,7 +83,11 @@ class ManyStreams(_Streaming):
     """``/v1/stream``."""
 
     @endpoint(Access.COMET, pops=True)
-    @describe(query={"queue": items(NAME), **CHOICES}, replies=STREAM, endless=True)
+    @describe(
+        query={"queue": items(NAME), "topic": items(STRING), "log": STRING, **CHOICES},
+        replies=STREAM,
+        endless=True,
+    )
     def get(self) -> Any:
         """Stream what is pushed from each ``queue``, or the events of each ``topic``."""
         given = self.query((*PARAMETERS, "log"), ("queue", "topic"))

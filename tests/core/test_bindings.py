@@ -1,0 +1,81 @@
+"""Bindings: events that go into a queue as well, once, whatever happens on the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from twisted.internet.defer import gatherResults
+
+from restmq.core.bindings import Binding
+from restmq.core.broker import Broker
+from restmq.errors import StoreAway
+from restmq.redis.keys import Keys
+from restmq.rules.topics import parse_pattern
+from tests.core.test_events import EventsCase, news
+from tests.turns import until
+
+PAID = Binding(parse_pattern("*.paid"), "invoices")
+
+
+class Bindings(EventsCase):
+    async def names(self, broker: Broker, count: int) -> list[str]:
+        """Which events are in the queue, when so many are."""
+        found: list[Any] = []
+
+        async def look() -> bool:
+            found[:] = (await broker.browse("invoices", "ready", "", 1000)).found
+            return len(found) >= count
+
+        while not await look():
+            pass
+        return [orjson.loads(one.message.headers)["restmq-event"] for one in found]
+
+    async def test_events_that_match_are_in_the_queue_too(self) -> None:
+        broker = await self.broker()
+        assert await broker.events.bind("main", "b", PAID) is False
+        assert await broker.events.bindings("main") == {"b": PAID}
+        await broker.events.publish("main", news("a.paid", "a.sent", "b.paid", "paid"))
+        assert await self.names(broker, 2) == ["main:1", "main:3"]
+        assert await broker.events.bind("main", "b", None) is True
+        await broker.events.publish("main", news("a.paid"))
+        assert await broker.events.bindings("main") == {}
+        assert len(await self.names(broker, 2)) == 2
+
+    async def test_it_holds_at_once_for_all_daemons(self) -> None:
+        """The other daemon has published already, and knows nothing of the binding."""
+        broker, other = await self.broker(), await self.broker()
+        await other.events.publish("main", news("a.paid"))
+        await broker.events.bind("main", "b", PAID)
+        sent = [other.events.publish("main", news("a.paid")) for _ in range(3)]
+        assert await gatherResults(sent) == [[2], [3], [4]]
+        assert await self.names(other, 3) == ["main:2", "main:3", "main:4"]
+
+    async def test_what_was_on_its_way_arrives_once(self) -> None:
+        """A daemon put it into the queue and died before it could say so."""
+        broker = await self.broker()
+        await broker.events.bind("main", "b", PAID)
+        outbox = Keys("restmq:").log("main")[4]
+        with self.valkey.client() as client:
+            await broker.events.publish("main", news("a.paid"))
+            (place, fields), *_ = client.xrange(outbox) or [(b"", {})]
+            await self.names(broker, 1)
+            await until(lambda: client.xlen(outbox) == 0, "it is gone from the outbox")
+            assert place, "it was in the outbox"
+            client.xadd(outbox, fields)
+            other = await self.broker()
+            other.events._move(other.events._log("main"))
+            await until(lambda: client.xlen(outbox) == 0, "it is gone again")
+        assert await self.names(other, 1) == ["main:1"]
+
+    async def test_what_lies_in_the_outbox_of_a_dead_daemon_is_moved(self) -> None:
+        broker, other = await self.broker(), await self.broker()
+        await broker.events.bind("main", "b", PAID)
+
+        def away(queue: str, messages: list[Any]) -> Any:
+            raise StoreAway("it died")
+
+        broker.events.put = away
+        await broker.events.publish("main", news("a.paid", "b.paid"))
+        other.events.tick()
+        assert await self.names(other, 2) == ["main:1", "main:2"]
