@@ -105,7 +105,7 @@ class Broker:
         self.add = self._queues.add
         self.add_texts = self._queues.add_texts
         self.pop = self._queues.pop
-        self._reaper = Reaper(reactor, self._store, queue_scripts, scripts["claim"], self._queues)
+        self._reaper = Reaper(reactor, self._store, queue_scripts, scripts, self._queues)
         self._queues.on_due = self._reaper.expect
         self._jobs = Jobs(
             reactor,

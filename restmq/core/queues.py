@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from restmq.core import commands
 from restmq.core.queue_settings import own_arguments
@@ -294,8 +295,7 @@ class Queues:
             puts = [commands.put_answer(one) for one in reply[2:]]
             new = [put.id for put in puts if put.id and not put.replayed]
             if new:
-                if floor and new[0] > floor + LIFT:
-                    self._store_forgot(queue)
+                self._check_listed(queue, floor, new[0])
                 self._saw(queue, new[-1])
             answer(puts)
 
@@ -347,8 +347,7 @@ class Queues:
                 batch.failed(reply)
                 return
             number = int(reply)
-            if floor and number > floor + LIFT:
-                self._store_forgot(queue)
+            self._check_listed(queue, floor, number)
             self._saw(queue, number + count - 1)
             batch.added(number)
 
@@ -366,10 +365,13 @@ class Queues:
         self._listed.add(queue)
         self._store.send(encode(b"SADD", self._scripts.keys.shard(queue), queue.encode()), listed)
 
-    def _store_forgot(self, queue: str) -> None:
-        """The ids were lifted: the store lost time, and perhaps the list of queues."""
-        self._listed.clear()
-        self._list(queue)
+    def _check_listed(self, queue: str, floor: int, first: int) -> None:
+        """The first id of an answer: what does it say of the list of queues?"""
+        if floor and first > floor + LIFT:  # the store lost time, and perhaps the list
+            self._listed.clear()
+            self._list(queue)
+        elif first == 1:  # the queue is new; another daemon may have deleted the one we listed
+            self._list(queue)
 
     def reconnected(self) -> None:
         """It may be a store that forgot: list the queues anew. What ids were seen stays known."""
@@ -510,13 +512,22 @@ class Queues:
         words = {1: "gone", 0: "unknown", -1: "not_empty"}
 
         def removed(reply: Any) -> str:
-            if reply == 1:
-                self._listed.discard(queue)
-                shard = self._scripts.keys.shard(queue)
-                self._store.send(encode(b"SREM", shard, queue.encode()), lambda _: None)
+            if reply == -1:
+                self._list(queue)
             return words[reply]
 
-        return self.once("remove", queue, [b"1" if force else b"0"], removed)
+        def not_removed(failure: Failure) -> Failure:
+            self._list(queue)
+            return failure
+
+        if self._flush_due:
+            self.flush()
+        # First, so that whoever makes it anew lists it behind this.
+        self._listed.discard(queue)
+        shard = self._scripts.keys.shard(queue)
+        self._store.send(encode(b"SREM", shard, queue.encode()), lambda _: None)
+        done = self.once("remove", queue, [b"1" if force else b"0"], removed)
+        return done.addErrback(not_removed)
 
     def set_started(self, queue: str, started: bool) -> Deferred[None]:
         """Hold the push back, or let it go on."""

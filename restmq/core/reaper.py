@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from restmq.core.queues import Queues
 from restmq.core.scripted import QueueScripts
 from restmq.core.wire import Outgoing, decode_outgoing
-from restmq.errors import StoreError
+from restmq.errors import StoreError, StoreFull
 from restmq.message import Mode, NewMessage, Put
 from restmq.names import message_key
 from restmq.redis.connection import Store
@@ -57,14 +57,14 @@ class Reaper:
         clock: IReactorTime,
         store: Store,
         scripts: QueueScripts,
-        claim: Script,
+        scripts_of_due: Mapping[str, Script],
         queues: Queues,
     ) -> None:
-        """Nothing happens before `start`."""
+        """Nothing happens before `start`. ``scripts_of_due`` are claim.lua and expect.lua, by name."""
         self._clock = clock
         self._store = store
         self._scripts = scripts
-        self._claim = claim
+        self._claim, self._full = scripts_of_due["claim"], scripts_of_due["expect"]
         self._queues = queues
         self._due_key, self._claimed_key = scripts.keys.due()
         self._ahead_ms = 0.0  # how far the store's clock is ahead of ours
@@ -101,8 +101,16 @@ class Reaper:
         self._look_in(0)
 
     def _expect(self, queue: str, at_ms: int) -> None:
-        command = encode(b"ZADD", self._due_key, b"LT", b"%d" % at_ms, queue.encode("utf-8"))
-        self._store.send(command, self._heard)
+        said = (b"%d" % at_ms, queue.encode("utf-8"))
+
+        def heard(reply: Any) -> None:
+            if isinstance(reply, StoreFull):  # leases are taken all the same, and must end
+                script = (b"EVALSHA", self._full.sha, b"1", self._due_key, *said)
+                self._store.send(encode(*script), self._heard)
+            else:
+                self._heard(reply)
+
+        self._store.send(encode(b"ZADD", self._due_key, b"LT", *said), heard)
         if self._next is not None and self._next.active():
             wait = max(0.0, (at_ms - self._now_ms()) / 1000)
             if self._next.getTime() > self._clock.seconds() + wait:

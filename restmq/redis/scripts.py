@@ -16,6 +16,7 @@ NAMES = (
     "confirm",
     "create",
     "delete",
+    "expect",
     "find",
     "inspect",
     "join",
@@ -63,7 +64,7 @@ COMMON = "-- common.lua stands here\n"
 JOBS = "-- jobs.lua stands here\n"
 """Where a script wants jobs.lua, if it does."""
 
-ALONE = ("claim", "profile")
+ALONE = ("claim", "expect", "profile")
 """Scripts that belong to no queue: without common.lua."""
 
 

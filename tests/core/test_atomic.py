@@ -114,6 +114,7 @@ def cases(desk: Desk) -> dict[str, Case]:
         "confirm": of_queue(*commands.confirm_arguments(DAEMONS[0], report)),
         "create": of_queue(b"mode 2"),
         "delete": of_queue(1),
+        "expect": Case(due[:1], ("zset",), [now, b"q"]),
         "find": of_queue(1),
         "import": of_queue(b"old", b"", b"1-2", 1, 1, 9, b"\0" * 13, message, more=(note,),
                            kinds=("hash",)),

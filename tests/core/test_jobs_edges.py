@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import gatherResults
 
 from restmq.core.broker import Broker
-from restmq.core.jobs import Leased
+from restmq.core.jobs import Leased, Nack
 from restmq.message import NewMessage
 from tests.core.test_broker import Brokers
 from tests.turns import until
@@ -54,3 +54,77 @@ class Bounds(Brokers):
         await broker.put("p", [NewMessage(b"x" * 1_100_000)] * 2)
         both = await gatherResults([broker.receive(["p"]).done for _ in range(2)])
         assert [len(leased) for leased in both] == [1, 1]
+
+
+class Settings(Brokers):
+    """Who waits hears of it when he may have more."""
+
+    async def test_resuming_wakes_who_waits(self) -> None:
+        broker, other = await self.broker(), await self.broker()
+        await broker.put("q", [NewMessage(b"a")])
+        await broker.change("q", {"st": 0})
+        receiving = broker.receive(["q"], wait_seconds=30.0)
+        await waits(broker)
+        broker._ticking.stop()
+        await other.change("q", {"st": 1})
+        assert bodies(await receiving.done) == [b"a"]
+
+    async def test_who_leaves_takes_nobody_elses_word(self) -> None:
+        """A queue that is not there yet is nothing but a word for those who wait."""
+        broker, other = await self.broker(), await self.broker()
+        receiving = broker.receive(["q"], wait_seconds=30.0)
+        left = other.receive(["q"], wait_seconds=30.0)
+        await waits(broker)
+        await waits(other)
+        broker._ticking.stop()
+        left.cancel()
+        other._waiting.tick()
+        await other.ping()
+        await other.put("q", [NewMessage(b"a")])
+        assert bodies(await receiving.done) == [b"a"]
+
+
+class Lists(Brokers):
+    """Which queues there are."""
+
+    async def test_a_queue_that_another_daemon_deleted_is_listed_when_it_comes_back(self) -> None:
+        broker, other = await self.broker(), await self.broker()
+        for queue, put in (("created", other.add), ("put", other.put)):
+            await other.create(queue)
+            assert await broker.remove(queue, force=False) == "gone"
+            assert queue not in await broker.queue_names()
+            await put(queue, b"x" if queue == "created" else [NewMessage(b"x", delay_ms=9)])
+            assert queue in await broker.queue_names()
+
+    async def test_a_queue_that_is_not_deleted_stays_in_the_list(self) -> None:
+        broker = await self.broker()
+        await broker.put("q", [NewMessage(b"x")])
+        assert await broker.remove("q", force=False) == "not_empty"
+        assert await broker.queue_names() == ["q"]
+
+
+class FullStore(Brokers):
+    """At the memory limit."""
+
+    async def test_a_lease_taken_there_ends(self) -> None:
+        server = self.start_valkey(maxmemory_policy="noeviction")
+        broker = await self.broker(server)
+        look = self.look(server)
+        await broker.put("q", [NewMessage(b"a")])
+        look.config_set("maxmemory", 1)
+        (one,) = await broker.receive(["q"], lease_ms=50).done
+        (again,) = await broker.receive(["q"], wait_seconds=20.0).done
+        assert (one.message.attempt, again.message.attempt) == (1, 2)
+
+    async def test_a_dead_letter_waits_for_room(self) -> None:
+        server = self.start_valkey(maxmemory_policy="noeviction")
+        broker = await self.broker(server)
+        look = self.look(server)
+        await broker.change("q", {"max_attempts": 1})
+        await broker.put("q", [NewMessage(b"a")])
+        look.config_set("maxmemory", 1)
+        (one,) = await broker.receive(["q"]).done
+        assert await broker.settle([one.receipt], Nack(0)) == [True]
+        await until(lambda: look.info("stats")["total_error_replies"] > 3, "it was refused")
+        look.config_set("maxmemory", 0)
+        assert bodies(await broker.receive(["q.dead"], wait_seconds=20.0).done) == [b"a"]

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Purpose: which queues are to be looked at now, because of what time brings (tick.lua).
 -- Atomic: each is given to one daemon; one that does not say that it is done loses it again.
 -- KEYS: 1 due: queues by when to look, ms, 2 claimed: queues by when they are due again

@@ -42,4 +42,6 @@ local now, s = clock(), load_state()
 if s.epoch == 0 then s.epoch = now end
 drain(s, now)
 save_state(s)
+-- Who waits in a long poll may have more now.
+if tonumber(call('HGET', Q, 'wait') or 0) > now then call('PUBLISH', Q .. ':wake', '1') end
 return 1

@@ -3,8 +3,9 @@
 -- Atomic: a queue that is nothing but a word for who waits goes at once.
 -- KEYS: those of common.lua
 -- ARGV: none more
--- Returns: 1. Others may wait: their word ends by itself, and is given again by their next ask.
+-- Returns: 1. Other daemons that have somebody are told: they ask, and so give their word again.
 if redis.call('HEXISTS', KEYS[1], 'wait') == 1 and redis.call('HLEN', KEYS[1]) == 1 then
   redis.call('HDEL', KEYS[1], 'wait')
+  redis.call('PUBLISH', KEYS[1] .. ':wake', '1')
 end
 return 1
