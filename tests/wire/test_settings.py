@@ -436,3 +436,23 @@ def test_there_is_a_bound_on_queues(daemon: StartDaemon) -> None:
     for queue in ("a", "e"):
         assert ask(server, "DELETE", f"/v1/queues/{queue}?force=true").status == 204
     wait_until(lambda: put(server, "d").status == 201, "there is room")
+
+
+@pytest.mark.parametrize(
+    ("held", "free"),
+    [({"max_in_flight": 1}, {"max_in_flight": 0}), ({"paused": "all"}, {"paused": None})],
+)
+def test_a_long_poll_hears_of_a_change_that_lets_it_have_more(
+    server: Daemon, queue: str, held: Any, free: Any
+) -> None:
+    change(server, "PUT", queue, held)
+    put(server, queue, "a")
+    put(server, queue, "b")
+    receive(server, queue)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(receive, server, queue, wait=50)
+        wait_until(
+            lambda: json.loads(get(server, f"/v1/queues/{queue}").body)["consumers"], "it waits"
+        )
+        change(server, "PATCH", queue, free)
+        assert len(waiting.result(20)) == 1

@@ -30,8 +30,10 @@ local function write()
   if ARGV[4] == 'own' then redis.call('HSET', KEYS[1], 'own', own) end
   redis.call('HINCRBY', KEYS[1], 'rev', 1)
 end
-if not pushes then  -- nothing is let go
+if not pushes then  -- nothing is pushed that was held back
   write()
+  -- Who waits in a long poll may have more now: a bound or a rate may be another.
+  if redis.call('HGET', KEYS[1], 'wait') then redis.call('PUBLISH', KEYS[1] .. ':wake', '1') end
   return 1
 end
 
