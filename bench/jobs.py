@@ -74,8 +74,7 @@ def _deep(queue: str) -> Prepare:
 
     def prepare(system: System, scale: Scale) -> None:
         _ask(system, "PUT", f"/v1/queues/{queue}", {})
-        there = _ask(system, "GET", f"/v1/queues/{queue}").get("ready")
-        assert isinstance(there, int)
+        there = _ready(system, queue)
         if there < scale.deep:
             fill(system, queue, scale.deep - there)
 
@@ -136,22 +135,39 @@ def _limited_receive(system: System, scale: Scale) -> None:
     fill(system, "rated-out", 20 * RATE)
 
 
+def _ready(system: System, queue: str) -> int:
+    found = _ask(system, "GET", f"/v1/queues/{queue}").get("ready")
+    assert isinstance(found, int)
+    return found
+
+
+def _await_ready(system: System, queue: str, count: int) -> bool:
+    """Whether so many were ready before a minute was over."""
+    deadline = time.monotonic() + 60.0
+    while _ready(system, queue) < count:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
 def _buried(system: System, scale: Scale) -> None:
-    """Dead letters, as many as are dealt elsewhere."""
+    """Dead letters, as many as are dealt elsewhere, and nothing else. Raises ValueError."""
     _settings("buried", {"max_attempts": 1})(system, scale)
+    _ask(system, "POST", "/v1/queues/buried/purge")
     fill(system, "buried", scale.dealt)
     talks.run(Talk("receive-nack", system.port, "buried", 120.0, 0, 1000, 1))
+    if not _await_ready(system, "buried.dead", scale.dealt):
+        raise ValueError("the dead letters did not all arrive")
 
 
 def _redrive(system: System, scale: Scale) -> Figures:
-    start, moved = time.perf_counter(), 0
-    while moved < scale.dealt:
-        found = _ask(system, "POST", "/v1/queues/buried.dead/redrive?limit=1000")["moved"]
-        assert isinstance(found, int)
-        if found == 0:
-            break
-        moved += found
-    return Figures(moved, time.perf_counter() - start, lost=scale.dealt - moved)
+    """Until all are ready in the queue they came from."""
+    start = time.perf_counter()
+    _ask(system, "POST", f"/v1/queues/buried.dead/redrive?limit={scale.dealt}")
+    back = _await_ready(system, "buried", scale.dealt)
+    seconds = time.perf_counter() - start
+    return Figures(scale.dealt, seconds, lost=0 if back else scale.dealt)
 
 
 # ---- memory

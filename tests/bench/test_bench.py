@@ -488,5 +488,6 @@ def test_workers_run_until_enough_is_done():
         found = talk_here(Talk("put-reserve-delete", port, "", 30.0, 40, connections=2))
         server.shutdown()
         thread.join()
-    assert (found.operations, found.errors) == (40, 0)
+    assert 40 <= found.operations <= 41  # the other one's last job may come with it
+    assert found.errors == 0
     assert found.p50_ms is not None

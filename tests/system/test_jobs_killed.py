@@ -109,7 +109,8 @@ def work_off(
             victim.start("/readyz")
             shot += 1
         else:
-            workers.shoot()
+            for _ in range(chance.randrange(1, 5)):
+                workers.shoot()
     return shot
 
 
