@@ -56,6 +56,19 @@ class Bounds(Brokers):
         assert [len(leased) for leased in both] == [1, 1]
 
 
+class HangUps(Brokers):
+    """A client that leaves and comes again."""
+
+    async def test_who_was_cut_off_gets_messages_with_the_same_key(self) -> None:
+        broker = await self.broker()
+        await broker.put("q", [NewMessage(b"a")])
+        receiving = broker.receive(["q"], wait_seconds=20.0, key=KEY)
+        await until(lambda: receiving.done.called, "it has a message")
+        receiving.cancel()
+        await until(lambda: not broker._jobs._flush_due, "it went back")
+        assert bodies(await broker.receive(["q"], key=KEY).done) == [b"a"]
+
+
 class Settings(Brokers):
     """Who waits hears of it when he may have more."""
 
