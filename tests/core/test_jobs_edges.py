@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from twisted.internet.defer import gatherResults
 
 from restmq.core.broker import Broker
 from restmq.core.jobs import Leased, Nack
+from restmq.errors import StoreError
 from restmq.message import NewMessage
 from tests.core.test_broker import Brokers
 from tests.turns import until
@@ -54,6 +56,19 @@ class Bounds(Brokers):
         await broker.put("p", [NewMessage(b"x" * 1_100_000)] * 2)
         both = await gatherResults([broker.receive(["p"]).done for _ in range(2)])
         assert [len(leased) for leased in both] == [1, 1]
+
+    async def test_a_key_of_the_wrong_type_does_not_spoil_the_messages_before_it(self) -> None:
+        broker = await self.broker()
+        wrong = broker._queues._scripts.keys.idempotency("q", b"w" * 16)
+        look = self.look()
+        look.rpush(wrong, b"x")
+        both = [NewMessage(b"a", key=KEY), NewMessage(b"b", key=b"w" * 16)]
+        with pytest.raises(StoreError):
+            await broker.put("q", both)
+        look.delete(wrong)
+        puts = await broker.put("q", both)
+        assert [(put.id, put.replayed) for put in puts] == [(1, False), (2, False)]
+        assert bodies(await broker.receive(["q"], 10).done) == [b"a", b"b"]
 
 
 class HangUps(Brokers):
@@ -114,6 +129,17 @@ class Lists(Brokers):
         await broker.put("q", [NewMessage(b"x")])
         assert await broker.remove("q", force=False) == "not_empty"
         assert await broker.queue_names() == ["q"]
+
+    async def test_a_key_of_a_deleted_queue_is_forgotten(self) -> None:
+        broker = await self.broker()
+        message = NewMessage(b"x", key=KEY)
+        await broker.put("q", [message])
+        assert await broker.remove("q", force=True) == "gone"
+        (put,) = await broker.put("q", [message])
+        assert not put.replayed
+        assert bodies(await broker.receive(["q"]).done) == [b"x"]
+        (put,) = await broker.put("q", [message])
+        assert put.replayed
 
 
 class FullStore(Brokers):
