@@ -141,6 +141,16 @@ class Lists(Brokers):
         (put,) = await broker.put("q", [message])
         assert put.replayed
 
+    async def test_a_key_of_a_receive_from_a_deleted_queue_opens_no_other(self) -> None:
+        broker, other = await self.broker(), await self.broker()
+        await broker.put("q", [NewMessage(b"old")])
+        (one,) = await broker.receive(["q"], key=KEY).done
+        assert await broker.remove("q", force=True) == "gone"
+        await other.put("q", [NewMessage(b"new")])
+        (two,) = await other.receive(["q"]).done
+        assert one.message.id == two.message.id == 1
+        assert await broker.receive(["q"], key=KEY).done == []
+
 
 class FullStore(Brokers):
     """At the memory limit."""
