@@ -197,9 +197,8 @@ class Jobs:
         answer: Callable[[list[Put] | StoreError], None],
     ) -> None:
         if any(m.delay_ms or m.deliver_at_ms or m.priority or m.key for m in messages):
+            self._reaper.expect_delays(queue, messages)
             self._queues.put(queue, messages, mode, answer)
-            for message in messages:
-                self._reaper.expect_delay(queue, message)
             return
 
         def added(first: int | StoreError) -> None:

@@ -151,6 +151,23 @@ class Lists(Brokers):
         assert one.message.id == two.message.id == 1
         assert await broker.receive(["q"], key=KEY).done == []
 
+    async def test_when_a_message_is_due_is_written_before_the_message(self) -> None:
+        """A daemon that dies in between forgets nothing."""
+        broker = await self.broker()
+        sent: list[bytes] = []
+        send = broker._store.send
+        self.patch(
+            broker._store,
+            "send",
+            lambda command, heard: (sent.append(command), send(command, heard)),
+        )
+        await broker.put("q", [NewMessage(b"x", delay_ms=ms) for ms in (60_000, 30_000)])
+        at = [place for place, command in enumerate(sent) if b"ZADD" in command]
+        put = [place for place, command in enumerate(sent) if b"*32" in command[:3]]
+        assert at
+        assert put
+        assert at[0] < put[0], sent
+
 
 class FullStore(Brokers):
     """At the memory limit."""
