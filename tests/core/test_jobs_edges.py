@@ -57,6 +57,25 @@ class Bounds(Brokers):
         both = await gatherResults([broker.receive(["p"]).done for _ in range(2)])
         assert [len(leased) for leased in both] == [1, 1]
 
+    async def test_a_page_of_large_messages_reads_no_more_than_it_shows(self) -> None:
+        broker = await self.broker()
+        for kind in (0, 5):
+            messages = [NewMessage(b"x" * 500_000, priority=kind)] * 100
+            await broker.change("q", {"prio": 1})
+            await broker.put("q", messages)
+        look = self.look()
+        look.memory_purge()
+        look.config_resetstat()
+        before = look.info("memory")["used_memory"]
+        page = await broker.browse("q", "ready", "", 1000)
+        assert look.info("memory")["used_memory_peak"] - before < 40_000_000
+        assert (len(page.found), page.cursor is None) == (3, False)
+        seen = [found.message.id for found in page.found]
+        while page.cursor:
+            page = await broker.browse("q", "ready", page.cursor, 1000)
+            seen += [found.message.id for found in page.found]
+        assert seen == [*range(101, 201), *range(1, 101)]
+
     async def test_a_key_of_the_wrong_type_does_not_spoil_the_messages_before_it(self) -> None:
         broker = await self.broker()
         wrong = broker._queues._scripts.keys.idempotency("q", b"w" * 16)
