@@ -43,13 +43,13 @@ class Cut(NamedTuple):
 
 
 class _View:
-    """The events of one selection in a tail, up to ``seen``."""
+    """The events of one selection in a tail, behind ``begin`` and up to ``seen``."""
 
-    __slots__ = ("_chosen", "_selection", "events", "seen")
+    __slots__ = ("_chosen", "_selection", "begin", "events", "seen")
 
     def __init__(self, selection: Selection, start: int) -> None:
         self.events: list[Event] = []
-        self.seen = start
+        self.begin = self.seen = start
         self._selection = selection
         self._chosen: dict[str, bool] = {}
 
@@ -122,16 +122,16 @@ class Tail:
         if gone:
             self.start = gone[-1].id
 
-    def _of(self, selection: Selection) -> list[Event]:
-        """All events of a selection."""
+    def _of(self, selection: Selection, after: int) -> list[Event]:
+        """The events of a selection, at least those behind ``after``."""
         if not selection.patterns and len(selection.topics) == 1:
             (topic,) = selection.topics
             return self._by_topic.get(topic, [])
         view = self._views.pop(selection, None)
-        if view is None:
+        if view is None or view.begin > after:
             if len(self._views) >= VIEWS:
                 del self._views[next(iter(self._views))]
-            view = _View(selection, self.start)
+            view = _View(selection, after)
         self._views[selection] = view
         if view.seen < self.last:
             at = bisect_right(self._events, view.seen, key=_ID)
@@ -147,7 +147,9 @@ class Tail:
         after, limit, leave_out = query.cursor.id, query.limit, query.leave_out
         if not self.start <= after <= self.last:
             return None
-        events = self._of(query.selection)
+        if after == self.last:
+            return Cut([], False)
+        events = self._of(query.selection, after)
         at = bisect_right(events, after, key=_ID) if events else 0
         if at == len(events):
             return Cut([], False)

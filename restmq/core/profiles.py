@@ -3,7 +3,7 @@
 They lie in one hash of the store, with a version that every change raises. All daemons hear a change on a
 channel, and look at the version every few seconds in case they did not. Who changes a profile applies it to
 the queues that exist before it answers; should it die on the way, another daemon finds that ``:applied`` is not
-``:version`` and goes over all queues. A daemon that learns of a change applies it to the queues it has put into
+``:version`` and that nothing goes on (``:progress``), and goes over all queues. A daemon that learns of a change applies it to the queues it has put into
 lately itself, since it may have made one of them with the settings of before.
 """
 
@@ -29,7 +29,7 @@ from restmq.redis.pipeline import encode
 from restmq.redis.scripts import Script
 from restmq.rules.profiles import Profile, Table, read
 
-VERSION, APPLIED = b":version", b":applied"
+VERSION, APPLIED, PROGRESS = b":version", b":applied", b":progress"
 AT_ONCE: Final = 200
 """So many queues are looked at in one turn."""
 
@@ -66,7 +66,7 @@ class Profiles:
         self.listed: Callable[[], Collection[str]]
         self.apply: Callable[[str], Any]
         self._loaded = False
-        self._unapplied = 0
+        self._unapplied: tuple[int, bytes] | None = None
         self._busy = False
 
     # ---- changes
@@ -121,6 +121,7 @@ class Profiles:
         found = dict(zip(flat[::2], flat[1::2], strict=True))
         version = int(found.pop(VERSION, b"0"))
         found.pop(APPLIED, None)
+        found.pop(PROGRESS, None)
         if version != self.table.version:
             profiles = (self._read(name.decode(), text) for name, text in found.items())
             self._replace(Table(filter(None, profiles), version))
@@ -149,6 +150,8 @@ class Profiles:
     async def _sweep(self, concerned: Callable[[str], bool]) -> None:
         names = await self.names()
         for start in range(0, len(names), AT_ONCE):
+            progress = b"%d %d" % (self.table.version, start)
+            await ask(self._store.send, encode(b"HSET", self._key, PROGRESS, progress))
             await self._apply_all(filter(concerned, names[start : start + AT_ONCE]))
             await deferLater(self._clock, 0)
 
@@ -185,14 +188,17 @@ class Profiles:
     async def _look(self) -> None:
         self._busy = True
         try:
-            reply = await ask(self._store.read, encode(b"HMGET", self._key, VERSION, APPLIED))
-            version, applied = (int(text or 0) for text in reply)
+            reply = await ask(
+                self._store.read, encode(b"HMGET", self._key, VERSION, APPLIED, PROGRESS)
+            )
+            version, applied = (int(text or 0) for text in reply[:2])
+            state = (version, reply[2] or b"")
             if version != self.table.version:
                 await self._load()
             if version == applied:
-                self._unapplied = 0
-            elif version != self._unapplied:
-                self._unapplied = version  # who changed it may still be at it: until the next tick
+                self._unapplied = None
+            elif state != self._unapplied:
+                self._unapplied = state  # somebody is at it: until the next tick
             else:
                 self.log.info(
                     "profiles of version {version} were left half applied", version=version

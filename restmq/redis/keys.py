@@ -23,7 +23,7 @@ key                       type        holds
 ``<p>due:{all}:claimed``  sorted set  those that a daemon looks at, by when another takes over
 ``<p>queues:<n>``         set         names of the queues of shard n (0-63)
 ``<p>tokens``             hash        SHA-256 of a token for ``/e/`` -> what is known of it
-``<p>profiles``           hash        profile -> its JSON; ``:version``, and ``:applied``: to all queues
+``<p>profiles``           hash        profile -> its JSON; ``:version``, how far it is ``:applied``
 ``<p>epoch``              string      when this life of the store began, ms
 ``<p>profiles``           channel     the version, when a profile has changed
 ``<p>{q}:out``            channel     broadcast chunks; ``P`` when the queue is purged

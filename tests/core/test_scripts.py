@@ -21,7 +21,7 @@ from restmq.core.wire import (
     entry_id,
 )
 from restmq.message import Policy
-from restmq.redis.scripts import ALONE
+from restmq.redis.scripts import ALONE, FAMILIES
 from restmq.redis.scripts import NAMES as ALL_NAMES
 from tests.core.desk import DAEMONS, SCRIPTS, Desk
 from tests.support import ValkeyServer
@@ -124,13 +124,13 @@ def test_nothing_walks_a_long_list(desk: Desk) -> None:
     assert desk.delete(100_001) == [0, 0]
     assert desk.calls("lindex") < 20
     desk.peek(), desk.pop_once(), desk.inspect()
-    assert (desk.calls("lpop"), desk.calls("lrange")) == (1, 1)  # the peek looks at one
+    assert (desk.calls("lpop"), desk.calls("lrange")) == (1, 2)  # peek and numbers look at one each
     desk.arrive(DAEMONS[0], {1: 10})
     assert len(desk.ids_heard(DAEMONS[0])) == 1000
     assert desk.calls("lrange") <= 70, "join took the head of it"
     assert desk.calls("lrem") == 0
     desk.store.config_resetstat()
-    assert desk.call("purge") == 1
+    assert desk.call("purge") > 90_000
     assert (desk.calls("unlink"), desk.calls("del")) == (1, 0), "freed in the background"
 
 
@@ -150,7 +150,7 @@ def test_purge_takes_what_is_out(desk: Desk, policy: Policy) -> None:
     desk.arrive(DAEMONS[0], {1: 10})
     desk.add(b"a", b"b")
     assert desk.inspect().in_flight == 2
-    assert desk.call("purge") == 1
+    assert desk.call("purge") == 2
     assert desk.heard(DAEMONS[0])[-1] == b"P"
     assert desk.report("leave", DAEMONS[0], safe=0) == 1
     assert desk.waiting() == []
@@ -539,7 +539,9 @@ def outcome(desk: Desk, script: str) -> str | None:
     return None
 
 
-NAMES = [name for name in ALL_NAMES if name not in ALONE]
+NAMES = [name for name in ALL_NAMES if name not in ALONE and not name.startswith(FAMILIES)]
+"""Those that have the keys of a queue; test_atomic.py has them all."""
+
 IDLE = (
     *("add", "browse", "delete", "find", "inspect", "peek", "pop", "replay", "settle", "unwait"),
     "window",
@@ -636,7 +638,7 @@ def test_at_maxmemory_adding_changes_nothing_and_taking_works(
         desk.set_started(True)
         for daemon in DAEMONS[:2]:
             call_again(lambda d=daemon: desk.report("leave", d, safe=5000, epoch=5), 0)
-        assert desk.call("purge") in (0, 1)
+        assert desk.call("purge") >= 0
         assert desk.inspect().length == 0
         for daemon in list(desk.channels):
             desk.deafen(daemon)

@@ -484,7 +484,7 @@ def test_json_labelled_as_html_can_do_nothing_in_a_browser(server):
         ("/j/x", {"GET"}),
         ("/ws/x", {"GET", "POST"}),
         ("/static/index.html", {"GET", "HEAD"}),
-        ("/openapi.json", {"GET"}),
+        ("/openapi.json", {"GET", "HEAD"}),
         ("/livez", {"GET", "HEAD"}),
         ("/readyz", {"GET", "HEAD"}),
         ("/health", {"GET", "HEAD"}),

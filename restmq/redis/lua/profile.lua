@@ -8,7 +8,8 @@ local P = KEYS[1]
 local was = redis.call('HEXISTS', P, ARGV[1])
 if ARGV[2] == '' and was == 0 then return {redis.call('HGET', P, ':version') or '0', 0} end
 if ARGV[2] ~= '' and was == 0 then
-  local count = redis.call('HLEN', P) - redis.call('HEXISTS', P, ':version') - redis.call('HEXISTS', P, ':applied')
+  local count = redis.call('HLEN', P)
+  for _, field in ipairs({':version', ':applied', ':progress'}) do count = count - redis.call('HEXISTS', P, field) end
   if count >= tonumber(ARGV[3]) then return {'0', 0} end
 end
 -- A version is a time, so that it rises even when the hash was lost.
