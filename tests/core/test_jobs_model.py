@@ -113,7 +113,7 @@ class Life(RuleBasedStateMachine):
             body = b"body %d" % self.serial
             given.append(NewMessage(body, ttl_ms=ttl, delay_ms=delay, priority=priority))
             expected.append(self.jobs.put(body, ttl, delay, priority))
-        found = self.ask(broker, lambda b: b.put(QUEUE, given, Mode.JOBS))
+        found = self.ask(broker, lambda b: b.put(QUEUE, given))
         assert [one.error or one.id for one in found] == expected
         self.look()
 
@@ -123,7 +123,7 @@ class Life(RuleBasedStateMachine):
         self.serial += 1
         body = b"body %d" % self.serial
         message = NewMessage(body, deliver_at_ms=self.jobs.now + delay)
-        (found,) = self.ask(broker, lambda b: b.put(QUEUE, [message], Mode.JOBS))
+        (found,) = self.ask(broker, lambda b: b.put(QUEUE, [message]))
         assert (found.error or found.id) == self.jobs.put(body, 0, delay)
         self.look()
 
