@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from restmq.core import commands
@@ -27,7 +28,7 @@ from restmq.core.wire import decode_entry
 from restmq.errors import Limited, QueueFull, RateLimited, StoreError
 from restmq.message import Message, Mode, NewMessage, Put
 from restmq.redis.connection import Store
-from restmq.redis.pipeline import encode_arguments
+from restmq.redis.pipeline import encode, encode_arguments
 
 USUAL_LEASE_MS = 30000
 SOON_MS = 1000
@@ -116,6 +117,8 @@ class _Verdicts:
 class Jobs:
     """The operations of work queues, batched per reactor turn."""
 
+    log = Logger()
+
     def __init__(
         self,
         clock: IReactorTime,
@@ -194,9 +197,8 @@ class Jobs:
         answer: Callable[[list[Put] | StoreError], None],
     ) -> None:
         if any(m.delay_ms or m.deliver_at_ms or m.priority or m.key for m in messages):
+            self._reaper.expect_delays(queue, messages)
             self._queues.put(queue, messages, mode, answer)
-            for message in messages:
-                self._reaper.expect_delay(queue, message)
             return
 
         def added(first: int | StoreError) -> None:
@@ -234,6 +236,16 @@ class Jobs:
             asks = self._asks[queue, waits_ms] = []
             self._schedule()
         asks.append(ask)
+
+    def forget(self, queue: str, key: bytes) -> None:
+        """What an ask under this key got is given back: the next under it takes anew."""
+
+        def forgotten(reply: Any) -> None:
+            if isinstance(reply, StoreError):  # it ends with the lease
+                self.log.debug("key of {queue}: {error}", queue=queue, error=reply)
+
+        name = self._scripts.keys.idempotency(queue, b"r" + key)
+        self._store.send(encode(b"DEL", name), forgotten)
 
     def _send_asks(self, queue: str, waits_ms: int, asks: list[_Ask], key: bytes = b"") -> None:
         shortest = min(abs(ask.lease_ms) for ask in asks)

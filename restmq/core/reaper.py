@@ -12,7 +12,7 @@ same instant.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -88,12 +88,16 @@ class Reaper:
         self._ahead_ms = now_ms - self._clock.seconds() * 1000
         self._expect(queue, at_ms)
 
-    def expect_delay(self, queue: str, message: NewMessage) -> None:
-        """The message will be due then."""
-        if message.deliver_at_ms:
-            self._expect(queue, message.deliver_at_ms)
-        elif message.delay_ms:
-            self.expect(queue, message.delay_ms)
+    def expect_delays(self, queue: str, messages: Sequence[NewMessage]) -> None:
+        """These messages will be put in, some of them delayed: when the first is due."""
+        now = self._now_ms()
+        due = [
+            message.deliver_at_ms or now + message.delay_ms
+            for message in messages
+            if message.deliver_at_ms or message.delay_ms
+        ]
+        if due:
+            self._expect(queue, min(due))
 
     def hurry(self, queue: str) -> None:
         """Something of the queue is due now."""

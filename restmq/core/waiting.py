@@ -144,7 +144,7 @@ class Receiving:
         if self.done.called:
             leased = self.done.result
             if isinstance(leased, list):
-                self._waiting.undo(leased)
+                self._waiting.undo(leased, self._key)
             return
         self._given_up = True
         self._leave()
@@ -164,7 +164,7 @@ class Receiving:
     def _finish(self, leased: list[Leased]) -> None:
         self._leave()
         if self._given_up:
-            self._waiting.undo(leased)
+            self._waiting.undo(leased, self._key)
         elif not self.done.called:
             self.done.callback(leased)
 
@@ -240,9 +240,11 @@ class Waiting:
                 del awaited.waiters[receiving]
                 self._presence.left(queue, TRANSPORT)
 
-    def undo(self, leased: Sequence[Leased]) -> None:
-        """Nobody got them: they are ready again and the attempt does not count."""
+    def undo(self, leased: Sequence[Leased], key: bytes = b"") -> None:
+        """Nobody got them: they are ready again, the attempt does not count, and ``key`` stands for nothing."""
         if leased:
+            if key:
+                self.jobs.forget(leased[0].receipt.queue, key)
             self.jobs.settle([one.receipt for one in leased], UNDO).addErrback(self._not_undone)
 
     def _not_undone(self, failure: Failure) -> None:

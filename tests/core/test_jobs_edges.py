@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from twisted.internet.defer import gatherResults
 
 from restmq.core.broker import Broker
 from restmq.core.jobs import Leased, Nack
+from restmq.errors import StoreError
 from restmq.message import NewMessage
 from tests.core.test_broker import Brokers
 from tests.turns import until
@@ -55,6 +57,51 @@ class Bounds(Brokers):
         both = await gatherResults([broker.receive(["p"]).done for _ in range(2)])
         assert [len(leased) for leased in both] == [1, 1]
 
+    async def test_a_page_of_large_messages_reads_no_more_than_it_shows(self) -> None:
+        broker = await self.broker()
+        for kind in (0, 5):
+            messages = [NewMessage(b"x" * 500_000, priority=kind)] * 100
+            await broker.change("q", {"prio": 1})
+            await broker.put("q", messages)
+        look = self.look()
+        look.memory_purge()
+        look.config_resetstat()
+        before = look.info("memory")["used_memory"]
+        page = await broker.browse("q", "ready", "", 1000)
+        assert look.info("memory")["used_memory_peak"] - before < 40_000_000
+        assert (len(page.found), page.cursor is None) == (3, False)
+        seen = [found.message.id for found in page.found]
+        while page.cursor:
+            page = await broker.browse("q", "ready", page.cursor, 1000)
+            seen += [found.message.id for found in page.found]
+        assert seen == [*range(101, 201), *range(1, 101)]
+
+    async def test_a_key_of_the_wrong_type_does_not_spoil_the_messages_before_it(self) -> None:
+        broker = await self.broker()
+        wrong = broker._queues._scripts.keys.idempotency("q", b"w" * 16)
+        look = self.look()
+        look.rpush(wrong, b"x")
+        both = [NewMessage(b"a", key=KEY), NewMessage(b"b", key=b"w" * 16)]
+        with pytest.raises(StoreError):
+            await broker.put("q", both)
+        look.delete(wrong)
+        puts = await broker.put("q", both)
+        assert [(put.id, put.replayed) for put in puts] == [(1, False), (2, False)]
+        assert bodies(await broker.receive(["q"], 10).done) == [b"a", b"b"]
+
+
+class HangUps(Brokers):
+    """A client that leaves and comes again."""
+
+    async def test_who_was_cut_off_gets_messages_with_the_same_key(self) -> None:
+        broker = await self.broker()
+        await broker.put("q", [NewMessage(b"a")])
+        receiving = broker.receive(["q"], wait_seconds=20.0, key=KEY)
+        await until(lambda: receiving.done.called, "it has a message")
+        receiving.cancel()
+        await until(lambda: not broker._jobs._flush_due, "it went back")
+        assert bodies(await broker.receive(["q"], key=KEY).done) == [b"a"]
+
 
 class Settings(Brokers):
     """Who waits hears of it when he may have more."""
@@ -101,6 +148,44 @@ class Lists(Brokers):
         await broker.put("q", [NewMessage(b"x")])
         assert await broker.remove("q", force=False) == "not_empty"
         assert await broker.queue_names() == ["q"]
+
+    async def test_a_key_of_a_deleted_queue_is_forgotten(self) -> None:
+        broker = await self.broker()
+        message = NewMessage(b"x", key=KEY)
+        await broker.put("q", [message])
+        assert await broker.remove("q", force=True) == "gone"
+        (put,) = await broker.put("q", [message])
+        assert not put.replayed
+        assert bodies(await broker.receive(["q"]).done) == [b"x"]
+        (put,) = await broker.put("q", [message])
+        assert put.replayed
+
+    async def test_a_key_of_a_receive_from_a_deleted_queue_opens_no_other(self) -> None:
+        broker, other = await self.broker(), await self.broker()
+        await broker.put("q", [NewMessage(b"old")])
+        (one,) = await broker.receive(["q"], key=KEY).done
+        assert await broker.remove("q", force=True) == "gone"
+        await other.put("q", [NewMessage(b"new")])
+        (two,) = await other.receive(["q"]).done
+        assert one.message.id == two.message.id == 1
+        assert await broker.receive(["q"], key=KEY).done == []
+
+    async def test_when_a_message_is_due_is_written_before_the_message(self) -> None:
+        """A daemon that dies in between forgets nothing."""
+        broker = await self.broker()
+        sent: list[bytes] = []
+        send = broker._store.send
+        self.patch(
+            broker._store,
+            "send",
+            lambda command, heard: (sent.append(command), send(command, heard)),
+        )
+        await broker.put("q", [NewMessage(b"x", delay_ms=ms) for ms in (60_000, 30_000)])
+        at = [place for place, command in enumerate(sent) if b"ZADD" in command]
+        put = [place for place, command in enumerate(sent) if b"*32" in command[:3]]
+        assert at
+        assert put
+        assert at[0] < put[0], sent
 
 
 class FullStore(Brokers):

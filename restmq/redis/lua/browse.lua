@@ -10,28 +10,36 @@
 local now, state, after, wanted = clock(), ARGV[2], ARGV[3], tonumber(ARGV[4])
 local reply, size, last = {text(now), ''}, 0, ''
 if state == 'ready' then
-  local from = after == '' and '-' or '(' .. after .. '\255'
-  local sorted = call('ZRANGEBYLEX', Y, from, '+', 'LIMIT', 0, wanted + 1)
-  local at = 0
+  -- Both places are read a few at a time: how large the messages are is not known before.
+  local from, at = after == '' and '-' or '(' .. after .. '\255', 0
   if after ~= '' and string.byte(after) == 9 then at = place_of(unpack_bytes('>I7', after, 2) + 1) end
-  local listed, a, b = call('LRANGE', L, at, at + wanted), 1, 1
-  while a <= #sorted or b <= #listed do
-    local one, two = sorted[a], listed[b] and '\9' .. listed[b]
-    -- Where more of one place is there than was read, nothing of the other may come before it.
-    local cut = (not one and #sorted > wanted) or (not two and #listed > wanted)
-    if cut or #reply - 2 == wanted or size >= MAX_BYTES then
+  local sorted, listed, a, b, looked = {}, {}, 1, 1, 0
+  local function next_two()
+    if a > #sorted and from ~= '+' then
+      sorted, a = call('ZRANGEBYLEX', Y, from, '+', 'LIMIT', 0, STEP), 1
+      from = #sorted > 0 and '(' .. sorted[#sorted] or '+'
+    end
+    if b > #listed then
+      listed, b = call('LRANGE', L, at, at + STEP - 1), 1
+      at = at + #listed
+    end
+    return sorted[a], listed[b] and '\9' .. listed[b]
+  end
+  local one, two = next_two()
+  while one or two do
+    if looked > wanted or #reply - 2 == wanted or size >= MAX_BYTES then
       reply[2] = last
       return reply
     end
     local m
     if one and (not two or string.sub(one, 1, 8) < string.sub(two, 1, 8)) then m, a = one, a + 1 else m, b = two, b + 1 end
-    last = string.sub(m, 1, 8)
+    last, looked = string.sub(m, 1, 8), looked + 1
     local e = string.sub(m, 2)
     if not is_gone(e, now) then
       reply[#reply + 1], size = e, size + #e
     end
+    one, two = next_two()
   end
-  if #sorted > wanted or #listed > wanted then reply[2] = last end
   return reply
 end
 local place, at = state == 'leased' and X or D, 0

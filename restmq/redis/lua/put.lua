@@ -1,7 +1,8 @@
 #!lua
 -- Purpose: put messages in with all that can be said of them: delay, priority, bounds, idempotency.
 -- Atomic: id, place and the answer a repeat gets are decided together, for each message by itself.
--- KEYS: those of common.lua, then those of idempotency keys, which hold 16 bytes fingerprint and the id
+-- KEYS: those of common.lua, then those of idempotency keys, which hold 16 bytes fingerprint, I6 when the
+--       queue got its first key (its field born: a queue that was deleted leaves its keys behind), and the id
 -- ARGV: 2 the highest id this daemon ever saw here, 3 fields a new queue gets ("name value name value"), then of
 --       each (1..1000): ttl ms (0: the queue's), ms until it is due (0: now; "@" and ms: then), priority (below 0: if the
 --       queue has them), number of its key (0:
@@ -10,6 +11,10 @@
 --           repeat, or an error: "queue_full", "key_reused", "priorities_off", "rate_limited ms"}
 -- jobs.lua stands here
 check_types()
+for i = #KINDS + 1, #KEYS do
+  local kind = call('TYPE', KEYS[i]).ok
+  if kind ~= 'none' and kind ~= 'string' then error({err = 'WRONGTYPE ' .. KEYS[i] .. ' is a ' .. kind}) end
+end
 local now, floor = clock(), tonumber(ARGV[2])
 local s = load_state()
 local created = s.known == false
@@ -31,6 +36,11 @@ local ttl_of_queue, most, most_bytes, drops = tonumber(v[1] or 0), tonumber(v[2]
 local rate, clock_of_rate, dedup = tonumber(v[5] or 0), tonumber(v[6] or 0), tonumber(v[8] or 86400000)
 local step = rate > 0 and 1000 / rate or 0
 if rate > 0 then clock_of_rate = math.max(clock_of_rate, now - math.max(100, step)) end
+local born
+if #KEYS > #KINDS then
+  call('HSETNX', Q, 'born', text(now))
+  born = pack('>I6', tonumber(call('HGET', Q, 'born')))
+end
 local held = 0
 if most then held = call('LLEN', L) + call('ZCARD', Y) + call('ZCARD', D) end
 local bytes = 0
@@ -75,8 +85,8 @@ for i = 4, #ARGV, 6 do
   if priority < 0 then priority = v[7] == '1' and -priority or 0 end
   local payload, answer, kept = ARGV[i + 5], '', nil
   if key > 0 then kept = call('GET', KEYS[#KINDS + key]) end
-  if kept then
-    answer = string.sub(kept, 1, 16) == ARGV[i + 4] and 'r' .. string.sub(kept, 17) or 'key_reused'
+  if kept and string.sub(kept, 17, 22) == born then
+    answer = string.sub(kept, 1, 16) == ARGV[i + 4] and 'r' .. string.sub(kept, 23) or 'key_reused'
   elseif priority > 0 and v[7] ~= '1' then
     answer = 'priorities_off'
   else
@@ -103,7 +113,7 @@ for i = 4, #ARGV, 6 do
     end
     if key > 0 then
       local lives = math.max(dedup, delay + ttl, delay > 0 and delay + dedup or 0)
-      call('SET', KEYS[#KINDS + key], ARGV[i + 4] .. answer, 'PX', text(lives))
+      call('SET', KEYS[#KINDS + key], ARGV[i + 4] .. born .. answer, 'PX', text(lives))
     end
   end
   reply[#reply + 1] = answer

@@ -2,7 +2,7 @@
 -- Purpose: hand messages out under a lease, to several who ask in one turn.
 -- Atomic: a message is ready or leased, and leased once; nobody else sees it until its lease ends.
 -- KEYS: those of common.lua, and that of an idempotency key if one asks alone and has one: it holds
---       I7 number of the lease, I7 id of each message
+--       I7 epoch, and of each message I7 number of the lease, I7 id
 -- ARGV: 2 how long somebody waits for more, ms (0: nobody), 3.. of each who asks: limit (1..1000), lease in ms
 --       (below 0: the queue's, or if it has none so many without the sign)
 -- Returns: {now ms, epoch, 1 if it must be called again for those who got nothing, ms after which to try again (0: when woken), then for
@@ -13,9 +13,9 @@ local now, waits = clock(), tonumber(ARGV[2])
 local s = load_state()
 -- jobs.lua stands here
 local kept = KEYS[15] and call('GET', KEYS[15])
-if kept then
+if kept and string.sub(kept, 1, 7) == pack('>I7', s.epoch) then
   local reply, ends = {text(now), text(s.epoch), 0, 0, 0, 0}, 0
-  for i = 1, #kept, 14 do
+  for i = 8, #kept, 14 do
     local number, id = unpack_bytes('>I7I7', kept, i)
     local record = call('HGET', J, text(id))
     local until_ms, leased = unpack_bytes('>I6I7', record or string.rep('\0', 14), 2)
@@ -42,7 +42,7 @@ if rate > 0 then
   room = math.min(room, allowed)
 end
 local reply, left, size, expired, repeated = {text(now), text(s.epoch), again, 0}, room, 0, 0, 0
-local records, leases, given, hungry, looked = {}, {}, {}, false, 0
+local records, leases, given, hungry, looked = {}, {}, {pack('>I7', s.epoch)}, false, 0
 local number = tonumber(call('HGET', Q, 'leases') or 0)
 for i = 3, #ARGV, 2 do
   local limit, lease = math.min(tonumber(ARGV[i]), left), tonumber(ARGV[i + 1])
