@@ -404,7 +404,7 @@ class Operations(Brokers):
         client.config_resetstat()
         popped = await gatherResults([broker.pop("q") for _ in range(12)])
         assert [m and m.id for m in popped] == [*range(1, 11), None, None]
-        assert client.info("commandstats")["cmdstat_rpush"]["calls"] == 1
+        assert client.info("commandstats")["cmdstat_hmget"]["calls"] == 1
 
     async def test_operations_of_one_turn_keep_their_order(self) -> None:
         """Add, delete and peek in one turn happen in the order they were called."""

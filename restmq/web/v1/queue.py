@@ -247,8 +247,8 @@ class Redrive(V1Endpoint):
         return self._move(name, target, limit)
 
     async def _move(self, name: str, target: str, limit: int) -> Reply:
-        """A step at a time, so that nobody else waits long."""
-        moved = 0
+        """A step at a time, so that nobody else waits long; what comes back meanwhile is not sent again."""
+        moved, limit = 0, min(limit, (await self.broker.inspect(name)).length)
         while moved < limit:
             more = await self.broker.redrive(name, target, min(limit - moved, MAX_STEP))
             if not more:
