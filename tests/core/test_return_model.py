@@ -66,7 +66,7 @@ def live(valkey: ValkeyServer, seed: int, policies: list[Policy], faults: bool) 
         world = World(store, seed, faults, dict(FAULTS))
         try:
             world.set_policy(policies[0])
-            world.run("status", "replay_n", world.random.choice((3, 30, 1000)))
+            world.run("settings", "", 0, "own", "replay_n", world.random.choice((3, 30, 1000)))
             travellers = [Traveller(world) for _ in range(world.random.choice((1, 1, 2)))]
             for _ in range(150):
                 step(world, policies)
