@@ -12,14 +12,14 @@ same instant.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from restmq.core.queues import Queues
+from restmq.core.queues import MAX_BYTES, Queues
 from restmq.core.scripted import QueueScripts
 from restmq.core.wire import Outgoing, decode_outgoing
 from restmq.errors import StoreError, StoreFull
@@ -35,6 +35,9 @@ LOOK_SECONDS = 0.1
 CLAIM_MS = 5000
 CLAIMED_AT_ONCE = 100
 OUTBOX_AT_ONCE = 64
+STUCK = 1000
+"""How many that can't be put into their queue are passed over for those behind them."""
+
 LATER_MS = 1000
 """When a message can't be put into its queue (it is full), the next try."""
 
@@ -212,42 +215,54 @@ class Reaper:
 
     # ---- the outbox
 
-    def _empty(self, queue: str, following: int) -> None:
+    def _empty(self, queue: str, following: int, stuck: int = 0) -> None:
+        """Deliver the outbox a part at a time, past the ``stuck`` first, whose queues take nothing now."""
         outbox = self._scripts.keys.outbox(queue)
 
         def read(reply: Any) -> None:
             if isinstance(reply, StoreError):
                 self.log.warn("outbox of {queue}: {error}", queue=queue, error=reply)
-                return
-            if not reply:
+            elif reply and stuck < STUCK:
+                self._deliver_all(queue, _first_part(reply), delivered)
+            elif stuck:
+                later = self._now_ms() + LATER_MS
+                self._end(queue, min(following, later) if following else later)
+            elif following:
                 self._end(queue, following)
-                return
-            by_target: dict[str, list[tuple[bytes, Outgoing]]] = {}
-            for member in reply:
-                outgoing = decode_outgoing(queue, member)
-                by_target.setdefault(target_of(outgoing), []).append((member, outgoing))
-            left = len(by_target)
-            stuck = False
+            # Else the claim falls due and the queue is looked at once more, as after a tick.
 
-            def delivered(members: list[bytes], all_of_them: bool) -> None:
-                nonlocal left, stuck
-                left -= 1
-                stuck = stuck or not all_of_them
-                if members:
-                    self._store.send(encode(b"ZREM", outbox, *members), self._heard)
-                if left == 0 and not stuck:
-                    self._empty(queue, following)
-                elif left == 0:
-                    later = self._now_ms() + LATER_MS
-                    self._end(queue, min(following, later) if following else later)
+        def delivered(left: int) -> None:
+            self._empty(queue, following, stuck + left)
 
-            for target, items in by_target.items():
-                self._deliver(queue, target, items, delivered)
+        span = (b"%d" % stuck, b"%d" % (stuck + OUTBOX_AT_ONCE - 1))
+        self._store.send(encode(b"ZRANGE", outbox, *span), read)
 
-        self._store.send(encode(b"ZRANGE", outbox, b"0", b"%d" % (OUTBOX_AT_ONCE - 1)), read)
+    def _deliver_all(self, queue: str, members: list[bytes], done: Callable[[int], None]) -> None:
+        """Put them where they go and take them out of the outbox; ``done`` hears how many are still there."""
+        by_target: dict[str, list[tuple[bytes, Outgoing]]] = {}
+        for member in members:
+            outgoing = decode_outgoing(queue, member)
+            by_target.setdefault(target_of(outgoing), []).append((member, outgoing))
+        waiting, left = len(by_target), len(members)
+
+        def delivered(gone: list[bytes]) -> None:
+            nonlocal waiting, left
+            waiting, left = waiting - 1, left - len(gone)
+            if gone:
+                outbox = self._scripts.keys.outbox(queue)
+                self._store.send(encode(b"ZREM", outbox, *gone), self._heard)
+            if waiting == 0:
+                done(left)
+
+        for target, items in by_target.items():
+            self._deliver(queue, target, items, delivered)
 
     def _deliver(
-        self, source: str, target: str, items: list[tuple[bytes, Outgoing]], delivered: Any
+        self,
+        source: str,
+        target: str,
+        items: list[tuple[bytes, Outgoing]],
+        delivered: Callable[[list[bytes]], None],
     ) -> None:
         messages = [arriving(source, member, outgoing) for member, outgoing in items]
 
@@ -256,14 +271,23 @@ class Reaper:
                 self.log.warn(
                     "from {queue} to {target}: {error}", queue=source, target=target, error=puts
                 )
-                delivered([], False)
+                delivered([])
                 return
-            gone = [m for (m, _), put in zip(items, puts, strict=True) if put.id]
-            delivered(gone, len(gone) == len(items))
+            delivered([m for (m, _), put in zip(items, puts, strict=True) if put.id])
 
         dead = any(outgoing.dead for _, outgoing in items)
         fields = "mode 2 max_attempts 0 dead - dlq 1" if dead else ""
         self._queues.put(target, messages, Mode.JOBS, answered, fields)
+
+
+def _first_part(members: list[bytes]) -> list[bytes]:
+    """The first of them, about as many bytes as one script call takes."""
+    size = 0
+    for count, member in enumerate(members):
+        size += len(member)
+        if size > MAX_BYTES and count:
+            return members[:count]
+    return members
 
 
 def target_of(outgoing: Outgoing) -> str:

@@ -9,6 +9,7 @@ from restmq.core.broker import Broker
 from restmq.core.jobs import Leased, Nack
 from restmq.errors import StoreError
 from restmq.message import NewMessage
+from restmq.redis.keys import Keys
 from tests.core.test_broker import Brokers
 from tests.turns import until
 
@@ -213,3 +214,24 @@ class FullStore(Brokers):
         await until(lambda: look.info("stats")["total_error_replies"] > 3, "it was refused")
         look.config_set("maxmemory", 0)
         assert bodies(await broker.receive(["q.dead"], wait_seconds=20.0).done) == [b"a"]
+
+
+class Outbox(Brokers):
+    """What moves from queue to queue."""
+
+    async def test_a_full_queue_holds_up_no_other(self) -> None:
+        """A hundred dead letters can't go home; the one behind them can, and they do when there is room."""
+        broker = await self.broker()
+        await broker.change("a", {"max_length": 1, "lim": 1, "mode": 2})
+        await broker.put("a", [NewMessage(b"in the way")])
+        dead = [NewMessage(b"%d" % n, headers=b'{"restmq-origin":"a:1"}') for n in range(100)]
+        dead.append(NewMessage(b"free", headers=b'{"restmq-origin":"b:1"}'))
+        await broker.put("x.dead", dead)
+        assert await broker.redrive("x.dead", "", 1000) == 101
+        assert bodies(await broker.receive(["b"], wait_seconds=15.0).done) == [b"free"]
+        await broker.change("a", {"max_length": 1000})
+        await until(
+            lambda: self.look().zcard(Keys("restmq:").outbox("x.dead")) == 0, "all gone", 15
+        )
+        found = bodies(await broker.receive(["a"], 1000).done)
+        assert found == [b"in the way", *[b"%d" % n for n in range(100)]]
