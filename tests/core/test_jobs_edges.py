@@ -10,6 +10,7 @@ from restmq.core.jobs import Leased, Nack
 from restmq.errors import StoreError
 from restmq.message import NewMessage
 from restmq.redis.keys import Keys
+from restmq.rules import queue_settings
 from tests.core.test_broker import Brokers
 from tests.turns import until
 
@@ -235,3 +236,13 @@ class Outbox(Brokers):
         )
         found = bodies(await broker.receive(["a"], 1000).done)
         assert found == [b"in the way", *[b"%d" % n for n in range(100)]]
+
+
+class Settled(Brokers):
+    """What idempotency keys leave in the queue."""
+
+    async def test_a_key_spoils_no_settings(self) -> None:
+        broker = await self.broker()
+        await broker.put("q", [NewMessage(b"x", key=KEY)])
+        found = queue_settings.explained(await broker.queue_settings.look("q"), 30.0)
+        assert found["mode"] == {"value": "jobs", "source": "creation"}

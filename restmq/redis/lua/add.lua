@@ -56,6 +56,11 @@ end
 local s = load_state()
 if s.known == false then
   s.id, s.epoch = 0, s.epoch > 0 and s.epoch or now
+  -- As recorded: at the historic doors the first message starts a queue, whatever was said before.
+  if ARGV[4] == '' and call('HEXISTS', Q, 'mode') == 0 then
+    call('HSET', Q, 'st', 1)
+    s.started, s.st, s.was_set.st = true, 1, 1
+  end
   for name, value in string.gmatch(ARGV[4], '(%S+) (%S+)') do
     if call('HSETNX', Q, name, value) == 1 and s[name] then
       s[name], s.was_set[name] = tonumber(value), tonumber(value)

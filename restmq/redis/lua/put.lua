@@ -2,7 +2,7 @@
 -- Purpose: put messages in with all that can be said of them: delay, priority, bounds, idempotency.
 -- Atomic: id, place and the answer a repeat gets are decided together, for each message by itself.
 -- KEYS: those of common.lua, then those of idempotency keys, which hold 16 bytes fingerprint, I6 when the
---       queue got its first key (its field born: a queue that was deleted leaves its keys behind), and the id
+--       queue got its first key (its field keyed: a queue that was deleted leaves its keys behind), and the id
 -- ARGV: 2 the highest id this daemon ever saw here, 3 fields a new queue gets ("name value name value"), then of
 --       each (1..1000): ttl ms (0: the queue's), ms until it is due (0: now; "@" and ms: then), priority (below 0: if the
 --       queue has them), number of its key (0:
@@ -38,8 +38,8 @@ local step = rate > 0 and 1000 / rate or 0
 if rate > 0 then clock_of_rate = math.max(clock_of_rate, now - math.max(100, step)) end
 local born
 if #KEYS > #KINDS then
-  call('HSETNX', Q, 'born', text(now))
-  born = pack('>I6', tonumber(call('HGET', Q, 'born')))
+  call('HSETNX', Q, 'keyed', text(now))
+  born = pack('>I6', tonumber(call('HGET', Q, 'keyed')))
 end
 local held = 0
 if most then held = call('LLEN', L) + call('ZCARD', Y) + call('ZCARD', D) end
