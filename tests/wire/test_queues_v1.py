@@ -607,6 +607,7 @@ def test_what_is_not_there_is_a_problem_too(server: Daemon) -> None:
         ("pause?paused=none", None, "paused"),
         ("redrive?to=a//b", None, "segment"),
         ("redrive?limit=0", None, "limit"),
+        ("redrive?rate=0", None, "rate"),
         ("purge?all=1", None, "all"),
     ],
 )
@@ -684,6 +685,19 @@ def test_dead_letters_and_back(jobs: Queue) -> None:
     (again,) = jobs.receive(wait=10)
     assert again["body"] == "x"
     assert again["attempt"] == 1
+
+
+def test_dead_letters_go_back_so_many_a_second(jobs: Queue) -> None:
+    """More than one step of the rate, and each once."""
+    letters = Queue(jobs.server, f"{jobs.name}.dead")
+    for number in range(12):
+        letters.put(f"m{number}")
+    assert value(letters.ask("POST", f"/redrive?to={jobs.name}&rate=50&limit=11"))["moved"] == 11
+    found: list[str] = []
+    while len(found) < 11:
+        found += [message["body"] for message in jobs.receive(limit=20, wait=10)]
+    assert found == [f"m{number}" for number in range(11)]
+    assert letters.info()["ready"] == 1
 
 
 # ---- bounds

@@ -11,6 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final
 
+from twisted.internet import task
 from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
 
 from restmq.core.asking import first_error
@@ -34,6 +35,7 @@ from restmq.web.v1.messages import MAX_LIST, dead_letters, page_limit
 from restmq.web.v1.problems import Problem
 from restmq.web.v1.settings import PATCH
 
+MAX_RATE: Final = 10_000
 MAX_MOVED: Final = 1_000_000
 MAX_STEP: Final = 1000
 PAUSED: Final[Mapping[bytes, str]] = {b"0": "all", b"2": "push"}
@@ -235,23 +237,35 @@ class Redrive(V1Endpoint):
     """``/v1/queues/DEAD_LETTERS/redrive``."""
 
     @endpoint(Access.PRODUCER)
-    @describe(fields={"to": NAME, "limit": whole(1, MAX_MOVED)}, replies={200: record(moved=WHOLE)})
+    @describe(
+        fields={"to": NAME, "limit": whole(1, MAX_MOVED), "rate": whole(1, MAX_RATE)},
+        replies={200: record(moved=WHOLE)},
+    )
     def post(self, queue: str) -> Coroutine[Any, Any, Reply]:
-        """Send dead letters back, each to where it came from, or all to the queue ``to``."""
-        given = self.given(("queue", "to", "limit"))
+        """Send dead letters back, each to where it came from, or all to the queue ``to``.
+
+        With ``rate`` so many a second, for as long as a receive may wait at most; what is left then is for the
+        next call.
+        """
+        given = self.given(("queue", "to", "limit", "rate"))
         name, to = named_queue(queue, given), given.text("to")
         limit = given.whole("limit", MAX_MOVED, 1, MAX_MOVED)
         target = "" if to is None else v1_name(to)
         if target == name:
             raise given.wrong("to", "is another queue", to)
-        return self._move(name, target, limit)
+        return self._move(name, target, limit, given.whole("rate", 0, 1, MAX_RATE))
 
-    async def _move(self, name: str, target: str, limit: int) -> Reply:
+    async def _move(self, name: str, target: str, limit: int, rate: int) -> Reply:
         """A step at a time, so that nobody else waits long; what comes back meanwhile is not sent again."""
         moved, limit = 0, min(limit, (await self.broker.inspect(name)).length)
-        while moved < limit:
-            more = await self.broker.redrive(name, target, min(limit - moved, MAX_STEP))
-            if not more:
+        step = max(1, rate // 10) if rate else MAX_STEP
+        clock = self.broker.clock
+        begun = clock.seconds()
+        while moved < limit and clock.seconds() - begun < self.settings.max_wait:
+            more = await self.broker.redrive(name, target, min(limit - moved, step, MAX_STEP))
+            if not more or not self.exchange.open:
                 break
             moved += more
+            if rate and moved < limit:
+                await task.deferLater(clock, max(0.0, begun + moved / rate - clock.seconds()))
         return self.json({"moved": moved})
