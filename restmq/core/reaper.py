@@ -72,7 +72,7 @@ class Reaper:
         self._due_key, self._claimed_key = scripts.keys.due()
         self._ahead_ms = 0.0  # how far the store's clock is ahead of ours
         self._running = False
-        self._looking = False
+        self._looking = self._failing = False
         self._next: IDelayedCall | None = None
 
     # ---- when to look
@@ -173,9 +173,12 @@ class Reaper:
     def _claimed(self, reply: Any) -> None:
         self._looking = False
         if isinstance(reply, StoreError):
-            self.log.debug("claim: {error}", error=reply)
+            if not self._failing:  # once, not ten times a second
+                self.log.debug("claim: {error}", error=reply)
+            self._failing = True
             self._look_in(LOOK_SECONDS)
             return
+        self._failing = False
         now, following = int(reply[0]), int(float(reply[1]))
         self._ahead_ms = now - self._clock.seconds() * 1000
         for name, again in zip(reply[2::2], reply[3::2], strict=True):
