@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from bench import systems
 from bench.alone import ALONE as STREAMS_ALONE
+from bench.events import EVENT_ROWS
 from bench.figures import Best, Measurement, best_of, judge, ratio, short, table
 from bench.goals import GOALS
 from bench.jobs import JOB_ROWS, JOBS_ALONE
@@ -25,7 +26,7 @@ from bench.rows import FULL, NCHAN, NCHAN_REDIS, OURS, QUICK, RESTMQ, Row, Scale
 from bench.rows import ROWS as STREAM_ROWS
 from bench.systems import Missing, System
 
-ROWS = (*STREAM_ROWS, *JOB_ROWS)
+ROWS = (*STREAM_ROWS, *JOB_ROWS, *EVENT_ROWS)
 ALONE = (*STREAMS_ALONE, *JOBS_ALONE)
 CONFIGURATIONS = {NCHAN_REDIS: NCHAN}
 """A system that is another one's process, asked in another way."""

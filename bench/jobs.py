@@ -29,7 +29,7 @@ LARGEST = 10_000
 RATE = 1000
 
 
-def _talking(kind: str, queue: str, batch: int = 1, connections: int = 50) -> Measure:
+def talking(kind: str, queue: str, batch: int = 1, connections: int = 50) -> Measure:
     """For as long as the scale says."""
 
     def measure(system: System, scale: Scale) -> Figures:
@@ -194,47 +194,49 @@ def _memory_row(name: str, kind: str) -> Alone:
     return Alone(name, measure)
 
 
-def _row(name: str, ours: Run, peer: str = "", theirs: Measure | None = None) -> Row:
+def row_of(name: str, ours: Run, peer: str = "", theirs: Measure | None = None) -> Row:
     runs = {RESTMQ: ours}
     if theirs is not None:
         runs[peer] = Run(theirs)
     return Row(name, "messages", runs, peer)
 
 
-PUT_BATCHES = _row(
-    "put 100 a request", Run(_talking("put batches", "put", HUNDRED, 10)), VALKEY, _pipelined
+PUT_BATCHES = row_of(
+    "put 100 a request", Run(talking("put batches", "put", HUNDRED, 10)), VALKEY, _pipelined
 )
-PUT_LINES = _row("put 100 lines a request", Run(_talking("put lines", "lines", HUNDRED, 10)))
+PUT_LINES = row_of("put 100 lines a request", Run(talking("put lines", "lines", HUNDRED, 10)))
 SINGLE = Row(
     "put-receive-ack",
     "jobs",
     {
-        RESTMQ: Run(_talking("put-receive-ack", "single")),
-        BEANSTALKD: Run(_talking("put-reserve-delete", "single")),
+        RESTMQ: Run(talking("put-receive-ack", "single")),
+        BEANSTALKD: Run(talking("put-reserve-delete", "single")),
         RQ: Run(_rq),
     },
     BEANSTALKD,
 )
-BATCHES = _row("put-receive-ack by 100", Run(_talking("batches", "hundreds", HUNDRED, 10)))
-SINGLE_DEEP = _row("put-receive-ack, deep", Run(_talking("put-receive-ack", "deep"), _deep("deep")))
-BATCHES_DEEP = _row(
-    "put-receive-ack by 100, deep", Run(_talking("batches", "deep", HUNDRED, 10), _deep("deep"))
+BATCHES = row_of("put-receive-ack by 100", Run(talking("batches", "hundreds", HUNDRED, 10)))
+SINGLE_DEEP = row_of(
+    "put-receive-ack, deep", Run(talking("put-receive-ack", "deep"), _deep("deep"))
 )
-PRIORITIES = _row(
+BATCHES_DEEP = row_of(
+    "put-receive-ack by 100, deep", Run(talking("batches", "deep", HUNDRED, 10), _deep("deep"))
+)
+PRIORITIES = row_of(
     "by 100, priorities",
     Run(
-        _talking("batches of priorities", "urgent", HUNDRED, 10),
+        talking("batches of priorities", "urgent", HUNDRED, 10),
         _settings("urgent", {"priorities": True}),
     ),
 )
-PUT_RATE = _row(
+PUT_RATE = row_of(
     "put_rate 1000",
     Run(_at_rate("limited put", "rated-in", 1, 4), _settings("rated-in", {"put_rate": RATE})),
 )
-RECEIVE_RATE = _row(
+RECEIVE_RATE = row_of(
     "receive_rate 1000", Run(_at_rate("limited receive", "rated-out", 10, 2), _limited_receive)
 )
-REDRIVE = _row("redrive", Run(_redrive, _buried))
+REDRIVE = row_of("redrive", Run(_redrive, _buried))
 
 JOB_ROWS = (
     PUT_BATCHES,

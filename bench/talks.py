@@ -92,6 +92,29 @@ def _headed(talk: Talk) -> bytes:
     return _post(f"/v1/queues/{talk.queue}/batch", body)
 
 
+def _events(talk: Talk) -> bytes:
+    """The request that publishes a batch to the topic that is the talk's queue."""
+    one = b'{"topic":"%s","body":"%s"}' % (talk.queue.encode("ascii"), BODY)
+    return _post("/v1/events", b'{"events":[%s]}' % b",".join([one] * talk.batch))
+
+
+def _event(talk: Talk) -> bytes:
+    return _post(f"/v1/topics/{talk.queue}/events", BODY, "text/plain")
+
+
+def _publishing(ask: Callable[[Talk], bytes]) -> Callable[[Talk], Worker]:
+    """Events, a request after the other."""
+
+    def worker(talk: Talk) -> Worker:
+        sent = ask(talk)
+        step = Step(sent)
+        while True:
+            answer = yield step
+            step = Step(sent, talk.batch) if answer.status == 201 else Step(sent, 0, 1)
+
+    return worker
+
+
 def _putting(ask: Callable[[Talk], bytes]) -> Callable[[Talk], Worker]:
     """Batches, one after the other."""
 
@@ -201,6 +224,8 @@ KINDS: Mapping[str, Callable[[Talk], Worker]] = {
     "limited put": _limited_put,
     "limited receive": _limited_receive,
     "put-reserve-delete": _put_reserve_delete,
+    "publish batches": _publishing(_events),
+    "publish": _publishing(_event),
 }
 
 

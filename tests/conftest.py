@@ -12,6 +12,7 @@ What they give is described in ``tests/support.py``.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,6 +26,10 @@ from tests.support import RESTMQD, Daemon, ValkeyServer, need_tool
 hypothesis.settings.register_profile("home", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, print_blob=True, database=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "home")
+
+# A shell starts what runs in the background deaf to Ctrl-C, and so would be all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 StartValkey = Callable[..., ValkeyServer]
 StartDaemon = Callable[..., Daemon]
