@@ -259,18 +259,13 @@ class Broker:
 
     def store_facts(self) -> Deferred[dict[str, str]]:
         """What the store says of itself (INFO), by name. Fails with a StoreError."""
-        done: Deferred[dict[str, str]] = Deferred()
 
-        def replied(reply: Any) -> None:
-            if isinstance(reply, StoreError):
-                done.errback(reply)
-                return
+        def facts(reply: bytes) -> dict[str, str]:
             lines = reply.decode("utf-8", "replace").splitlines()
             pairs = (line.partition(":") for line in lines)
-            done.callback({name: value for name, colon, value in pairs if colon})
+            return {name: value for name, colon, value in pairs if colon}
 
-        self._store.send(encode(b"INFO"), replied)
-        return done
+        return ask(self._store.send, encode(b"INFO")).addCallback(facts)
 
     async def store_info(self) -> StoreInfo:
         """What kind of server the store is, and the life it is in."""

@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from restmq.core import commands
+from restmq.core import asking, commands
 from restmq.core.queues import MAX_BYTES, MAX_MESSAGES, Queues
 from restmq.core.reaper import Reaper
 from restmq.core.receipts import LEASED, Receipt
@@ -437,16 +437,8 @@ class Jobs:
     def _look(
         self, script: str, queue: str, arguments: list[bytes], value: Callable[[Any], Any]
     ) -> Deferred[Any]:
-        done: Deferred[Any] = Deferred()
-
-        def replied(reply: Any) -> None:
-            if isinstance(reply, StoreError):
-                done.errback(reply)
-            else:
-                done.callback(value(reply))
-
-        self._store.read(self._scripts.call(script, queue, arguments), replied)
-        return done
+        command = self._scripts.call(script, queue, arguments)
+        return asking.ask(self._store.read, command).addCallback(value)
 
 
 def _is_plain(message: NewMessage) -> bool:

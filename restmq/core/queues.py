@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from restmq.core import commands
+from restmq.core.asking import ask
 from restmq.core.queue_settings import own_arguments
 from restmq.core.receipts import Receipt
 from restmq.core.scripted import KEPT, QueueScripts
@@ -618,13 +619,5 @@ class Queues:
         self._store.send(command, callback)
 
     def _look(self, queue: str, newest: int, value: Callable[[Any], T]) -> Deferred[T]:
-        done: Deferred[T] = Deferred()
-
-        def replied(reply: Any) -> None:
-            if isinstance(reply, StoreError):
-                done.errback(reply)
-            else:
-                done.callback(value(reply))
-
-        self._store.read(self._scripts.call("inspect", queue, [b"%d" % newest]), replied)
-        return done
+        command = self._scripts.call("inspect", queue, [b"%d" % newest])
+        return ask(self._store.read, command).addCallback(value)

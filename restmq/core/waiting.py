@@ -8,7 +8,7 @@ confirmed, so nothing comes unheard; and all ask again every few seconds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 from twisted.internet.defer import Deferred
@@ -73,7 +73,7 @@ class Receiving:
     def _second_look(self, _: object) -> None:
         self._look(0, self._limit, self._wait)
 
-    def _look(self, place: int, limit: int, otherwise: object) -> None:
+    def _look(self, place: int, limit: int, otherwise: Callable[[object], None]) -> None:
         """Ask the queues from this place on; whoever has something ends it."""
         if self._given_up:
             return
@@ -88,7 +88,6 @@ class Receiving:
             elif place + 1 < len(self.queues):
                 self._look(place + 1, limit, otherwise)
             elif not self._given_up:
-                assert callable(otherwise)
                 otherwise(asked)
 
         self._waiting.jobs.ask(self.queues[place], (limit, self._lease_ms, 0), answered, self._key)

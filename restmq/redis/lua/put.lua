@@ -17,8 +17,7 @@ for i = #KINDS + 1, #KEYS do
 end
 local now, floor = clock(), tonumber(ARGV[2])
 local s = load_state()
-local created = s.known == false
-if created then
+if s.known == false then
   s.id, s.epoch = 0, s.epoch > 0 and s.epoch or now
   for name, value in string.gmatch(ARGV[3], '(%S+) (%S+)') do
     if call('HSETNX', Q, name, value) == 1 and s[name] then
