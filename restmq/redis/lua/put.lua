@@ -30,7 +30,7 @@ end
 if s.id < floor then  -- the store lost time: ids must rise all the same
   s.id, s.epoch = floor + 1000000, math.max(now, s.epoch + 1)
 end
-local v = call('HMGET', Q, 'ttl_ms', 'max_length', 'max_bytes', 'overflow', 'put_rate', 'ptat', 'prio', 'dedup_ms')
+local v = call('HMGET', Q, 'ttl_ms', 'max_length', 'max_bytes', 'overflow', 'put_rate', 'ptat', 'prio', 'dedup_ms', 'fold')
 local ttl_of_queue, most, most_bytes, drops = tonumber(v[1] or 0), tonumber(v[2]), tonumber(v[3]), v[4] == '2'
 local rate, clock_of_rate, dedup = tonumber(v[5] or 0), tonumber(v[6] or 0), tonumber(v[8] or 86400000)
 local step = rate > 0 and 1000 / rate or 0
@@ -41,10 +41,10 @@ if #KEYS > #KINDS then
   born = pack('>I6', tonumber(call('HGET', Q, 'keyed')))
 end
 local held = 0
-if most then held = call('LLEN', L) + call('ZCARD', Y) + call('ZCARD', D) end
+if most then held = call('LLEN', L) + (v[9] or 0) + call('ZCARD', Y) + call('ZCARD', D) end
 local bytes = 0
 if most_bytes then
-  for _, key in ipairs({L, Y, J}) do bytes = bytes + (call('MEMORY', 'USAGE', key) or 0) end
+  for _, key in ipairs({L, F, Y, J}) do bytes = bytes + (call('MEMORY', 'USAGE', key) or 0) end
 end
 local function full() return (most and held >= most) or (most_bytes and bytes > most_bytes) end
 local function too_soon()  -- "" if the rate lets one more in, else the error
@@ -67,6 +67,7 @@ local function make_room()
   -- A bound that was lowered is reached in several calls; until then the queue is full.
   while drops and full() and looked < 2 * MAX_MESSAGES do
     looked = looked + 1
+    unfold(1)
     local oldest, place = call('LINDEX', L, 0), L
     for rank = 0, 9 do
       local m = call('ZRANGEBYLEX', Y, '[' .. string.char(rank), '(' .. string.char(rank + 1), 'LIMIT', 0, 1)[1]
