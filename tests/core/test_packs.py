@@ -228,7 +228,7 @@ def test_a_store_that_lost_time_gives_no_id_again(folded: Desk) -> None:
 
 def test_a_pack_that_nobody_can_read_stays_where_it_is(folded: Desk) -> None:
     """Should one ever be broken: nothing is half done, and the others can be purged."""
-    put(folded, Pack({b"1": (b"", b"")}, b"<2>x", 1))
+    put(folded, Pack({b"1": (b"", b""), b"2": (b"", b"")}, b"<3>x", 1))
     before = folded.store.lrange(folded.folded, 0, -1)
     with pytest.raises(Exception, match="script"):
         folded.pop_once()

@@ -96,9 +96,7 @@ if s.id < floor then  -- the store lost time: ids must rise all the same
 end
 local first, entries = s.id + 1, {}
 if ttls == 'packs' then
-  for _, element in ipairs((make_packs(s.id))) do
-    for _, e in ipairs(entries_of(element)) do entries[#entries + 1] = e end
-  end
+  for _, element in ipairs((make_packs(s.id))) do entries_of(element, entries) end
   n = #entries
 else
   entries = make_entries(s.id)

@@ -157,11 +157,16 @@ local function span(element)
   return (unpack_bytes('>I7', element, 2)), (unpack_bytes('>I4', element, 21))
 end
 
--- The entries of an element of :f.
-local function entries_of(element)
-  if string.byte(element) ~= 255 then return {element} end
+-- The entries of an element of :f, behind those that are in `entries` already.
+local function entries_of(element, entries)
+  entries = entries or {}
+  local had = #entries
+  if string.byte(element) ~= 255 then
+    entries[had + 1] = element
+    return entries
+  end
   local first, created, expires, n, deleted, at = unpack_bytes('>I7I6I6I4I4', element, 2)
-  local entries, is_deleted, fronts, backs = {}, {}, {}, {}
+  local is_deleted, fronts, backs = {}, {}, {}
   for _ = 1, deleted do
     is_deleted[unpack_bytes('>I4', element, at) + 1], at = true, at + 4
   end
@@ -173,14 +178,17 @@ local function entries_of(element)
     fronts[key], backs[key] = stamp .. front, back
   end
   local find, match, sub = string.find, string.match, string.sub
+  front, back = fronts[key], backs[key]  -- those of all lines, if there is only one
   for i = 1, n do
     local stop = find(element, '\n', at, true) or #element + 1
-    local line = sub(element, at, stop - 1)
     if is_deleted[i] then
-      entries[i] = pack(HEAD, first + i - 1, created, 1)
+      entries[had + i] = pack(HEAD, first + i - 1, created, 1)
     else
-      key = match(line, '^<(%d+)>') or ''
-      entries[i] = pack('>I7', first + i - 1) .. fronts[key] .. line .. backs[key]
+      if templates > 1 then
+        key = match(element, '^<(%d+)>', at) or ''
+        front, back = fronts[key], backs[key]
+      end
+      entries[had + i] = pack('>I7', first + i - 1) .. front .. sub(element, at, stop - 1) .. back
     end
     at = stop + 1
   end
@@ -218,10 +226,10 @@ local function unfold(wanted)
   while waiting + #entries < MAX_MESSAGES and size < MAX_BYTES do
     local element = call('LINDEX', F, at)
     if not element then break end
+    local before = #entries
+    entries_of(element, entries)
+    for i = before + 1, #entries do size = size + #entries[i] end
     at = at + 1
-    for _, e in ipairs(entries_of(element)) do
-      entries[#entries + 1], size = e, size + #e
-    end
   end
   push_entries(L, entries, 1)
   call('LTRIM', F, at, -1)
