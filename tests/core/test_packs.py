@@ -7,7 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from restmq.core.packs import Pack
-from restmq.core.wire import encode_payload, shown_entries
+from restmq.core.wire import encode_more, encode_payload, shown_entries
+from restmq.syslog.framing import Frames
+from restmq.syslog.messages import FEWEST_PACKED, Encoder
 from tests.core.desk import DAEMONS, Desk
 
 TEMPLATES = {b"": (b"[", b"]"), b"13": (b'{"line": "', b'", "pri": 13}'), b"007": (b"", b"")}
@@ -18,6 +20,11 @@ LINES = st.lists(
     ),
     min_size=1,
     max_size=9,
+)
+
+
+LOGGED = st.from_regex(
+    r"<(13|22|191)>(Nov  1 00:12:04 box app: )?[ -~é\\\t\x00\ud7ff\u2028]{0,20}", fullmatch=True
 )
 
 
@@ -80,6 +87,23 @@ def test_a_message_of_a_pack_is_what_one_alone_would_be(desk: Desk, lines: list[
     desk.store.flushall()
     put(desk, pack)
     assert [entry[7:] for entry in desk.store.lrange(desk.list, 0, -1)] == [e[7:] for e in alone]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@given(lines=st.lists(LOGGED, min_size=FEWEST_PACKED, max_size=30))
+def test_a_line_that_was_logged_is_read_as_it_would_be_alone(desk: Desk, lines: list[str]) -> None:
+    """From syslog through a pack in the store, to the byte."""
+    encoder = Encoder("10.0.0.7")
+    raw = [line.encode() for line in lines]
+    (pack,) = encoder.encode(Frames(raw), 1.5).values()
+    assert isinstance(pack, Pack)
+    desk.store.flushall()
+    desk.add(b"there")
+    desk.pop_once()
+    put(desk, pack)
+    cut = Frames(raw, frozenset((len(raw) + 1,)))  # a whole read goes the slow way then
+    (alone,) = encoder.encode(cut, 1.5).values()
+    assert [m.body.decode() for m in desk.pop_once(99).messages] == alone
 
 
 def test_packs_come_out_in_their_order_between_others(folded: Desk) -> None:
@@ -207,6 +231,27 @@ def test_the_head_of_a_pack_counts_as_the_head_of_the_queue(folded: Desk) -> Non
     put(folded, many(3))
     info = folded.inspect()
     assert (info.length, info.oldest_ms, info.place) == (3, folded.now, 1)
+
+
+def test_a_pack_behind_what_came_back_counts_as_what_waits(folded: Desk) -> None:
+    folded.add(b"a")
+    folded.call("receive", 0, 1, 1000)
+    put(folded, many(3))
+    folded.now += 1000
+    folded.call("tick")
+    assert folded.inspect().length == 4
+    assert (folded.inspect().place, folded.delete(2), folded.inspect().place) == (1, [1, 0], 2)
+    folded.add(b"b")
+    assert [m.id for m in folded.pop_once(9).messages] == [3, 4, 5, 6]
+
+
+def test_a_message_with_a_priority_goes_before_packs(folded: Desk) -> None:
+    put(folded, many(3))
+    folded.store.hset(folded.hash, "prio", 1)
+    urgent = encode_more(b"", 5) + encode_payload(b"x", None)
+    folded.call("put", 0, b"", 0, 0, 5, 0, b"", urgent)
+    popped = [folded.pop_once(2).messages for _ in range(3)]
+    assert [m.id for messages in popped for m in messages] == [5, 2, 3, 4]
 
 
 def test_purge_and_remove_take_packs_along(folded: Desk) -> None:

@@ -16,7 +16,8 @@ for _, value in ipairs(call('HVALS', KEYS[9])) do
   if unpack_bytes('>I6', value) > now then here[#here + 1] = string.sub(value, 7) end
 end
 local waiting, flight = call('LLEN', L) + call('ZCARD', Y) + (v[7] or 0), s.pos - s.done + s.out
-local head = call('LINDEX', L, 0) or (v[7] and entries_of(call('LINDEX', F, 0))[1]) or nil
+local head = call('LINDEX', L, 0) or (v[7] and call('LINDEX', F, 0)) or nil
+if head and string.byte(head) == 255 then head = string.sub(head, 2, 14) end  -- as its first message begins
 if flight > 0 and deserted(s, now) then waiting, flight = waiting + flight, 0 end
 local place, unsafe = s.hid, call('ZRANGEBYSCORE', W, '(' .. text(s.safe), '+inf', 'LIMIT', 0, 1)[1]
 if unsafe then
