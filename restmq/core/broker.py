@@ -121,6 +121,7 @@ class Broker:
         self.events = Events(reactor, self._store, log_scripts, retention, self.put)
         self.receive = self._waiting.receive
         self.settle = self._jobs.settle
+        self.settle_once = self._jobs.settle_once
         self.browse = self._jobs.browse
         self.find = self._jobs.find
         self.release = self._jobs.release

@@ -107,7 +107,7 @@ def cases(desk: Desk) -> dict[str, Case]:
 
     keep_one = (b"\0" * 6 + (1).to_bytes(6, "big") + b"\0" * 6) * LOG_CLASSES
     return {
-        "ack": of_queue("nack", 0, b"", 0, EPOCH, 1, 1),
+        "ack": of_queue("nack", 0, b"", 0, EPOCH, 1, 1, b"f" * 16, more=(key,), kinds=("string",)),
         "add": of_queue(0, b"", b"", message),
         "browse": of_queue("ready", b"", 10),
         "claim": Case(due, ("zset", "zset"), [now, 1000, 10]),
@@ -146,7 +146,8 @@ def cases(desk: Desk) -> dict[str, Case]:
         "schedule_read": of_schedules(b"one", b"free"),
         "schedule_set": of_schedules(b"new", b"* * * * *\0UTC\0q", b"{}", 0, 10),
         "settings": of_queue(b"", 0, b"own", "st", 1),
-        "settle": of_queue("nack", -1, b"why", 0, EPOCH, 1, 1),
+        "settle": of_queue("nack", -1, b"why", 0, EPOCH, 1, 1, b"f" * 16,
+                           more=(key,), kinds=("string",)),
         "tick": of_queue(),
         "unwait": of_queue(),
         "window": of_queue(*commands.window_arguments(DAEMONS[0], True, 0)),

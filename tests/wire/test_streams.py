@@ -367,6 +367,25 @@ def test_a_lease_that_ends_brings_the_message_back(
     assert ack(server, second["receipt"])[0] == 200
 
 
+def test_an_ack_of_a_stream_is_said_again_under_its_key(
+    server: Daemon, queue: str, events: Open
+) -> None:
+    make_jobs(server, queue)
+    stream = started(server, events, queue, f"/v1/queues/{queue}/stream?ack=1&lease=60")
+    put(server, queue, "x", "y")
+    one, two = (stream.json_line()["receipt"] for _ in range(2))
+
+    def say(*receipts: str) -> Any:
+        body = json.dumps({"receipts": [*receipts, "nonsense!"]})
+        return server.request("POST", "/v1/ack", body, {"Idempotency-Key": "s1"})
+
+    first, again = say(one), say(one)
+    assert (first.status, again.status, first.body) == (200, 200, again.body)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert say(one, two).status == 422
+    assert ack(server, two)[0] == 200
+
+
 def test_nack_gives_it_to_the_next_at_once(server: Daemon, queue: str, events: Open) -> None:
     make_jobs(server, queue)
     stream = started(server, events, queue, f"/v1/queues/{queue}/stream?ack=1&lease=60")

@@ -112,7 +112,7 @@ for i = 4, #ARGV, 6 do
     end
     if key > 0 then
       local lives = math.max(dedup, delay + ttl, delay > 0 and delay + dedup or 0)
-      call('SET', KEYS[#KINDS + key], ARGV[i + 4] .. born .. answer, 'PX', text(lives))
+      if lives > 0 then call('SET', KEYS[#KINDS + key], ARGV[i + 4] .. born .. answer, 'PX', text(lives)) end
     end
   end
   reply[#reply + 1] = answer

@@ -125,9 +125,9 @@ class V1Endpoint(Endpoint):
         lines = self.request_id_line + lines
         return Reply(status, body, JSON, headers, no_store=True, lines=lines)
 
-    def nothing(self, status: int = 204) -> Reply:
-        """A reply without a body."""
-        return Reply(status, no_store=True, lines=self.request_id_line)
+    def nothing(self, status: int = 204, lines: bytes = b"") -> Reply:
+        """A reply without a body; ``lines`` as in Reply."""
+        return Reply(status, no_store=True, lines=self.request_id_line + lines)
 
     def error(
         self,
