@@ -8,7 +8,7 @@ the store took the acknowledgement. What a consumer that left had in hand goes b
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from restmq.core.port import Consumer, Settled
 from restmq.core.wire import ChunkHead, chunk_entries, chunk_numbers, decode_entry, entry_id
@@ -24,19 +24,29 @@ ACKS = 1 << 31
 class Slot:
     """A consumer's place in the turn; ``used`` is the room that dealt messages hold.
 
-    ``waiting`` are the messages in its hand, in the order they came, and when each is due.
+    ``waiting`` are the messages in its hand, in the order they came, and when each is due; ``extended``: some
+    are not due in that order.
 
     ``behind``: it was handed broadcast messages that are not all with the kernel.
     """
 
-    __slots__ = ("behind", "consumer", "had_chunks", "number", "told", "used", "waiting")
+    __slots__ = (
+        "behind",
+        "consumer",
+        "extended",
+        "had_chunks",
+        "number",
+        "told",
+        "used",
+        "waiting",
+    )
 
     def __init__(self, number: int, consumer: Consumer, had_chunks: int) -> None:
         self.number = number
         self.consumer = consumer
         self.had_chunks = had_chunks
         self.used = 0
-        self.told = self.behind = False
+        self.told = self.behind = self.extended = False
         self.waiting: dict[tuple[Dealt, int], float] = {}
 
 
@@ -168,20 +178,39 @@ class Hands:
 
     def acknowledged(self, pairs: Iterable[tuple[int, int]]) -> None:
         """The store says that these messages, (position of the chunk, id), are out no more."""
+        for slot, dealt, index in self._in_hand(pairs):
+            del slot.waiting[dealt, index]
+            self._done(slot, dealt, index)
+
+    def extended(self, pairs: Iterable[tuple[int, int]], lease_ms: int) -> None:
+        """These are leased so long from now; what is in nobody's hand any more is passed over."""
+        slots: dict[Slot, None] = {}
+        for slot, dealt, index in self._in_hand(pairs):
+            if not slot.consumer.acks:
+                continue
+            slot.waiting[dealt, index] = slot.consumer.due(lease_ms)
+            slots[slot] = None
+        for slot in slots:
+            slot.extended = True
+            slot.consumer.leases_changed()
+
+    def _in_hand(self, pairs: Iterable[tuple[int, int]]) -> Iterator[tuple[Slot, Dealt, int]]:
         for pos, number in pairs:
             dealt = self._chunks.get(pos)
             index = None if dealt is None else dealt.place(number)
             if dealt is None or index is None:
                 continue
             slot = self._by_number.get(dealt.numbers[index])
-            if slot is not None and slot.waiting.pop((dealt, index), None) is not None:
-                self._done(slot, dealt, index)
+            if slot is not None and (dealt, index) in slot.waiting:
+                yield slot, dealt, index
 
     def give_back(self, consumer: Consumer, now: float) -> float | None:
         """What is due by now goes back; when the next is due, None if nothing is."""
         slot = self.slots.get(consumer)
         if slot is None:
             return None
+        if slot.extended:
+            slot.waiting = dict(sorted(slot.waiting.items(), key=lambda item: item[1]))
         while slot.waiting:
             (dealt, index), due = next(iter(slot.waiting.items()))
             if due > now:
@@ -189,6 +218,7 @@ class Hands:
             del slot.waiting[dealt, index]
             self._free(slot, dealt, index)
             _give_back(dealt, index)
+        slot.extended = False
         return None
 
     def _done(self, slot: Slot, dealt: Dealt, index: int) -> None:

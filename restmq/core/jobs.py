@@ -95,7 +95,7 @@ STALE, COUNTED, WAS_STALE, HAD_COUNTED, KEY_REUSED = range(5)
 """What settle.lua and ack.lua say of a receipt; the last three only where there is a key."""
 
 
-class Settled(NamedTuple):
+class Outcome(NamedTuple):
     """What became of receipts: "" for each that counted, else ``stale_receipt`` or ``key_reused``.
 
     ``replayed``: it was said before, under the same key, and this is the answer of then.
@@ -313,23 +313,23 @@ class Jobs:
     def settle(self, receipts: Sequence[Receipt], verb: Verb) -> Deferred[list[bool]]:
         """Say what became of messages; for each receipt whether it counted. A stale one changes nothing.
 
-        They may be of several queues, and of messages that a stream handed out: those are not extended.
+        They may be of several queues, and of messages that a stream handed out.
         Fails with the first StoreError; some may have counted.
         """
         settled = self._settle_all(receipts, verb, b"")
         return settled.addCallback(lambda words: [word == COUNTED for word in words])
 
-    def settle_once(self, receipts: Sequence[Receipt], verb: Verb, key: bytes) -> Deferred[Settled]:
+    def settle_once(self, receipts: Sequence[Receipt], verb: Verb, key: bytes) -> Deferred[Outcome]:
         """The same, under the digest of an idempotency key: a repeat changes nothing more.
 
         Each queue keeps the answer by itself, as long as its setting ``dedup`` says, if any of its receipts counted.
-        With another word or other receipts under the same key nothing counts there.
+        With another word or other receipts under the same key nothing counts there. At most MAX_MESSAGES receipts.
         """
 
-        def read(words: list[int]) -> Settled:
+        def read(words: list[int]) -> Outcome:
             codes = {COUNTED: "", HAD_COUNTED: "", KEY_REUSED: "key_reused"}
             replayed = any(word in (WAS_STALE, HAD_COUNTED) for word in words)
-            return Settled([codes.get(word, "stale_receipt") for word in words], replayed)
+            return Outcome([codes.get(word, "stale_receipt") for word in words], replayed)
 
         return self._settle_all(receipts, verb, key).addCallback(read)
 
@@ -361,8 +361,6 @@ class Jobs:
             once = self._once(queue, leased, key, fingerprint)
             if leased:
                 self._settle(queue, verb, some, partial(answered, places), once)
-            elif isinstance(verb, Extend):
-                answered(places, [0] * len(places))
             else:
                 words, told = _dealt_words(verb), partial(answered, places)
                 self._queues.acknowledge_dealt(queue, words, some, told, once)
@@ -556,7 +554,7 @@ def _fingerprint(receipts: Sequence[Receipt], verb: Verb) -> bytes:
 
 def _dealt_words(verb: Verb) -> tuple[bytes, int, bytes]:
     word, number, reason = _words(verb)
-    return (b"ack" if word == b"ack" else b"nack"), number, reason
+    return (b"nack" if word == b"undo" else word), number, reason
 
 
 def cut(reason: str) -> bytes:

@@ -37,8 +37,14 @@ class Consumer(Protocol):
     def returns(self) -> bool:
         """See above; it never changes."""
 
-    def due(self) -> float:
-        """When a message that is handed out now must be acknowledged; asked of ``acks`` only."""
+    def due(self, lease_ms: int | None = None) -> float:
+        """When a message that is handed out now must be acknowledged; asked of ``acks`` only.
+
+        ``lease_ms`` counts instead of the lease of the stream.
+        """
+
+    def leases_changed(self) -> None:
+        """A lease was extended: what is due first may be something else, at another time."""
 
     def deliver(self, batch: Batch) -> bool:
         """Take messages; True if every byte is with the kernel, else `Feed.drained` is called later."""

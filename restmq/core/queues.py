@@ -443,9 +443,9 @@ class Queues:
         answered: Callable[[StoreError | list[int]], None],
         once: Once | None = None,
     ) -> None:
-        """Say of up to MAX_MESSAGES messages that a stream handed out that they are done, or not: ack.lua.
+        """Say of up to MAX_MESSAGES messages that a stream handed out that they are done, or not, or take longer: ack.lua.
 
-        ``how`` is the word, the delay in ms and the reason. The answer is 1 or 0 (stale) for each, with ``once`` more
+        ``how`` is the word, the delay or the lease in ms and the reason. The answer is 1 or 0 (stale) for each, with ``once`` more
         (ack.lua). What a turn brings for a queue is one call for each MAX_MESSAGES; what is said once is one by itself.
         """
         if once:
@@ -478,7 +478,7 @@ class Queues:
                 start += count
 
         word, delay, reason = how
-        if word != b"ack":
+        if word == b"nack":
             self.on_due(queue, max(delay, 1000))
         chance = b"%f" % random.random()  # noqa: S311 - for the jitter of a delay
         arguments, keys = [word, b"%d" % delay, reason, chance, *batch.arguments], []

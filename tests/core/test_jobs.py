@@ -7,7 +7,7 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
 from restmq.core.broker import Broker
-from restmq.core.jobs import Ack, Extend, Leased, Nack, Page, Settled
+from restmq.core.jobs import Ack, Extend, Leased, Nack, Outcome, Page
 from restmq.message import Mode, NewMessage, Put
 from tests.core.test_broker import Brokers
 from tests.turns import until
@@ -139,12 +139,12 @@ class Jobs(Brokers):
         one, two, three = [found.receipt for found in await self.receive(broker, limit=3)]
         stale = one._replace(id=99)
         first = await broker.settle_once([one, stale], Ack(), key)
-        assert first == Settled(["", "stale_receipt"], replayed=False)
+        assert first == Outcome(["", "stale_receipt"], replayed=False)
         again = await other.settle_once([one, stale], Ack(), key)
         assert again == first._replace(replayed=True)
         for receipts, verb in (([two], Ack()), ([one, stale], Nack(0))):
             found = await other.settle_once(receipts, verb, key)
-            assert found == Settled(["key_reused"] * len(receipts), replayed=False)
+            assert found == Outcome(["key_reused"] * len(receipts), replayed=False)
         assert (await broker.inspect("q")).leased == 2
         nacked = [await broker.settle_once([two], Nack(0), b"n" * 16) for _ in range(2)]
         assert [one.codes for one in nacked] == [[""], [""]]

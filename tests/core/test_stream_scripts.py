@@ -14,10 +14,10 @@ from restmq.core.wire import (
     chunk_entries,
     chunk_head,
     chunk_numbers,
+    decode_mark,
     encode_payload,
     encode_ttls,
     entry_id,
-    mark_pairs,
     shown_entries,
 )
 from restmq.message import Mode, Policy
@@ -58,7 +58,7 @@ def test_an_acknowledgement_counts_once_and_its_daemon_hears_of_it(desk: Desk) -
     assert ack(desk, [(3, 2), (3, 2), (3, 9), (4, 1)]) == [1, 0, 0, 0]
     (mark,) = desk.heard(DAEMONS[0])
     assert mark[:1] == b"A"
-    assert mark_pairs(mark) == (epoch(desk), [(3, 2)])
+    assert decode_mark(mark) == (epoch(desk), None, [(3, 2)])
     assert ack(desk, [(3, 2)]) == [0]
     assert desk.heard(DAEMONS[0]) == []
     assert desk.inspect().in_flight == 2
@@ -92,7 +92,7 @@ def test_nack_deals_it_again_at_once(desk: Desk) -> None:
     dealt(desk, 2)
     assert ack(desk, [(2, 1)], how="nack") == [1]
     mark, again = desk.heard(DAEMONS[0])
-    assert mark_pairs(mark)[1] == [(2, 1)]
+    assert decode_mark(mark) == (epoch(desk), None, [(2, 1)])
     assert [entry_id(entry) for entry in chunk_entries(again)] == [1]
     assert ack(desk, [(2, 1)]) == [0], "the old receipt is stale"
     assert ack(desk, [(chunk_head(again).pos, 1)]) == [1]

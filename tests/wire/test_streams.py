@@ -386,6 +386,31 @@ def test_an_ack_of_a_stream_is_said_again_under_its_key(
     assert ack(server, two)[0] == 200
 
 
+def test_a_lease_of_a_stream_is_extended(server: Daemon, queue: str, events: Open) -> None:
+    """One takes longer than the stream said, the other stays as short as it was."""
+    make_jobs(server, queue)
+    stream = started(server, events, queue, f"/v1/queues/{queue}/stream?ack=1&lease=1")
+    put(server, queue, "long", "short")
+    long, short = stream.json_line(), stream.json_line()
+    said = json.dumps({"receipts": [long["receipt"]], "lease": 600})
+    reply = server.request("POST", "/v1/extend", said)
+    assert (reply.status, json.loads(reply.body)["failed"]) == (200, 0)
+    assert stream.json_line()["id"] == short["id"]
+    assert ack(server, long["receipt"])[0] == 200
+    assert server.request("POST", "/v1/extend", said).status == 409
+
+
+def test_an_extension_may_cut_a_lease_short(server: Daemon, queue: str, events: Open) -> None:
+    make_jobs(server, queue)
+    stream = started(server, events, queue, f"/v1/queues/{queue}/stream?ack=1&lease=600")
+    put(server, queue, "x")
+    first = stream.json_line()
+    said = json.dumps({"receipts": [first["receipt"]], "lease": 0.1})
+    assert server.request("POST", "/v1/extend", said).status == 200
+    again = stream.json_line()
+    assert (again["id"], again["receipt"] == first["receipt"]) == (first["id"], False)
+
+
 def test_nack_gives_it_to_the_next_at_once(server: Daemon, queue: str, events: Open) -> None:
     make_jobs(server, queue)
     stream = started(server, events, queue, f"/v1/queues/{queue}/stream?ack=1&lease=60")

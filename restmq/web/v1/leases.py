@@ -15,7 +15,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 
 from restmq.core import jobs, receipts
-from restmq.core.jobs import MAX_REASON, Leased, Settled, Verb
+from restmq.core.jobs import MAX_REASON, Leased, Outcome, Verb
 from restmq.core.receipts import Receipt
 from restmq.web.describe import (
     BOOLEAN,
@@ -78,21 +78,21 @@ def read_extend(given: Given, settings: Any) -> jobs.Extend:
 
 def settle(
     broker: Any, given: Sequence[Receipt | None], verb: Verb, key: bytes
-) -> Deferred[Settled]:
+) -> Deferred[Outcome]:
     """What became of each receipt; ``key`` is the digest of an idempotency key, or empty.
 
     Fails with Problem when the key was used for other receipts, or another word, and so none counted.
     """
     real = [receipt for receipt in given if receipt is not None]
 
-    def read(settled: Settled) -> Settled:
+    def read(settled: Outcome) -> Outcome:
         if "key_reused" in settled.codes and all(settled.codes):
             raise Problem("key_reused", "the Idempotency-Key was used for another call")
         left = iter(settled.codes)
         codes = ["bad_receipt" if receipt is None else next(left) for receipt in given]
-        return Settled(codes, settled.replayed)
+        return Outcome(codes, settled.replayed)
 
-    settled: Deferred[Settled] = broker.settle_once(real, verb, key)
+    settled: Deferred[Outcome] = broker.settle_once(real, verb, key)
     return settled.addCallback(read)
 
 
@@ -158,7 +158,7 @@ class _Settling(V1Endpoint):
         """The answer to receipts that are settled so."""
         return settle(self.broker, of, verb, self.key()).addCallback(self.answer)
 
-    def answer(self, settled: Settled, more: bytes = b"") -> Reply:
+    def answer(self, settled: Outcome, more: bytes = b"") -> Reply:
         """What became of each, and more members."""
         codes, replayed = settled
         body = b"{%b%b}\n" % (results_member(codes), more)
@@ -182,14 +182,14 @@ class Ack(_Settling):
         key = self.key()
         return settle(self.broker, of, jobs.Ack(), key).addCallback(self._settled, then, key)
 
-    def _settled(self, settled: Settled, then: Asked | None, key: bytes) -> Reply | Deferred[Reply]:
+    def _settled(self, settled: Outcome, then: Asked | None, key: bytes) -> Reply | Deferred[Reply]:
         if then is None or all(settled.codes):
             return self.answer(settled)
         receiving = self.broker.receive(*then, key=key_of_next(key))
         received = wait_for(self.exchange, receiving, then.wait_seconds)
         return received.addCallback(self._with_next, settled)
 
-    def _with_next(self, messages: list[Leased], settled: Settled) -> Reply:
+    def _with_next(self, messages: list[Leased], settled: Outcome) -> Reply:
         return self.answer(settled, b",%b" % messages_member(messages))
 
 
@@ -236,7 +236,7 @@ class Lease(_Settling):
             raise Problem("bad_receipt", "the path ends with no receipt")
         return settle(self.broker, [found], jobs.Ack(), self.key()).addCallback(self._done)
 
-    def _done(self, settled: Settled) -> Reply:
+    def _done(self, settled: Outcome) -> Reply:
         if settled.codes[0]:
             raise Problem("stale_receipt", "the lease ended, or it was settled before")
         return self.nothing(lines=REPLAYED if settled.replayed else b"")

@@ -18,7 +18,7 @@ import orjson
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 
-from restmq.core.jobs import Ack, Leased, Settled, Verb
+from restmq.core.jobs import Ack, Leased, Outcome, Verb
 from restmq.errors import BadRequest, RestMQError
 from restmq.message import Message, Put
 from restmq.rules.acl import Decision
@@ -529,7 +529,7 @@ class Session(Connection):
         then = read_next(given, self.settings, of)
         return settle(self.broker, of, Ack(), key).addCallback(self._acknowledged, then, key)
 
-    def _acknowledged(self, settled: Settled, then: Asked | None, key: bytes) -> Any:
+    def _acknowledged(self, settled: Outcome, then: Asked | None, key: bytes) -> Any:
         results = _settled(settled)
         if then is None or all(settled.codes) or self._over:
             return _result(results)
@@ -576,7 +576,7 @@ def _key(given: Given) -> bytes:
     return key_digest(given.text("idempotency_key") or "", given.where("idempotency_key"))
 
 
-def _settled(settled: Settled) -> bytes:
+def _settled(settled: Outcome) -> bytes:
     """The members of the answer to ack, nack and extend."""
     return results_member(settled.codes) + (b',"replayed":true' if settled.replayed else b"")
 
