@@ -2,7 +2,8 @@
 
 A dealt message is in the store (in a chunk of the round-robin window) until it is settled. It is
 done when every byte is with the kernel of its consumer or, for a consumer that acknowledges, when
-the store took the acknowledgement. What a consumer that left had in hand goes back to the queue.
+the store took the acknowledgement. What a consumer that left had in hand goes back to the queue;
+where it had a lease, that is over, which counts as an attempt.
 """
 
 from __future__ import annotations
@@ -56,7 +57,18 @@ class Dealt:
     ``charged``: the room that the store counts for our slots is less by these entries.
     """
 
-    __slots__ = ("_places", "back", "charged", "done", "entries", "ids", "numbers", "open", "pos")
+    __slots__ = (
+        "_places",
+        "back",
+        "charged",
+        "done",
+        "entries",
+        "ids",
+        "numbers",
+        "open",
+        "over",
+        "pos",
+    )
 
     def __init__(self, chunk: bytes, head: ChunkHead, charged: bool) -> None:
         self.charged = charged
@@ -67,6 +79,7 @@ class Dealt:
         self.open = set(range(head.messages))
         self.done: list[int] = []
         self.back: list[int] = []
+        self.over: list[int] = []
         self._places: dict[int, int] | None = None
 
     def place(self, number: int) -> int | None:
@@ -78,14 +91,24 @@ class Dealt:
     @property
     def dirty(self) -> bool:
         """There is something to say of it."""
-        return bool(self.done or self.back)
+        return bool(self.done or self.back or self.over)
 
     def settle(self) -> Settled:
         """Say what is done of it since the last time."""
         whole = not self.open
-        settled = Settled(self.pos, whole, [] if whole else self.done, self.back)
-        self.done, self.back = [], []
+        settled = Settled(self.pos, whole, [] if whole else self.done, self.back, tuple(self.over))
+        self.done, self.back, self.over = [], [], []
         return settled
+
+    def give_back(self, index: int) -> None:
+        """Nobody here got it."""
+        self.open.discard(index)
+        self.back.append(self.ids[index])
+
+    def end_lease(self, index: int) -> None:
+        """Somebody got it and did not say that it is done."""
+        self.open.discard(index)
+        self.over.append(self.ids[index])
 
 
 def cost(entry: bytes) -> int:
@@ -135,7 +158,10 @@ class Hands:
         if slot.told:
             self._gone.append(slot.number)
         for dealt, index in slot.waiting:
-            _give_back(dealt, index)
+            if consumer.acks:
+                dealt.end_lease(index)
+            else:
+                dealt.give_back(index)
         return True
 
     # ---- messages
@@ -150,7 +176,7 @@ class Hands:
             slot = self._by_number.get(number)
             if slot is None:
                 for index in indexes:
-                    _give_back(dealt, index)
+                    dealt.give_back(index)
             else:
                 self._deal_part(slot, dealt, indexes, head.epoch)
         return dealt.ids[-1]
@@ -217,7 +243,7 @@ class Hands:
                 return due
             del slot.waiting[dealt, index]
             self._free(slot, dealt, index)
-            _give_back(dealt, index)
+            dealt.end_lease(index)
         slot.extended = False
         return None
 
@@ -280,8 +306,3 @@ class Hands:
     def answered(self) -> None:
         """What was said has been heard."""
         self._unanswered.clear()
-
-
-def _give_back(dealt: Dealt, index: int) -> None:
-    dealt.open.discard(index)
-    dealt.back.append(dealt.ids[index])

@@ -95,7 +95,8 @@ class Window(NamedTuple):
 class Settled(NamedTuple):
     """What this daemon is through with of a dealt chunk, by message id.
 
-    ``done`` were got, ``back`` nobody here got; ``whole``: all that is not in ``back`` is done.
+    ``done`` were got, ``back`` nobody here got, of ``over`` the lease ended; ``whole``: all that is neither in
+    ``back`` nor in ``over`` is done.
     Said twice it changes nothing more, and ids that left the chunk meanwhile are passed over.
     """
 
@@ -103,6 +104,7 @@ class Settled(NamedTuple):
     whole: bool
     done: list[int]
     back: list[int]
+    over: tuple[int, ...] = ()
 
 
 class Report(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from restmq.message import Message
@@ -175,6 +176,6 @@ def decode_mark(mark: bytes) -> Mark | None:
     return Mark(numbers[0], numbers[1] if extends else None, pairs)
 
 
-def encode_numbers(numbers: list[int]) -> bytes:
+def encode_numbers(numbers: Sequence[int]) -> bytes:
     """Ids or positions as scripts read them, seven bytes each."""
     return b"".join([number.to_bytes(7, "big") for number in numbers])

@@ -91,7 +91,7 @@ def cases(desk: Desk) -> dict[str, Case]:
     note, due = desk.keys.taken_over(desk.queue), desk.keys.due()
     key = desk.keys.idempotency(desk.queue, b"k" * 16)
     message = encode_payload(b"x", None)
-    report = Report(EPOCH, 1, 20, 1, 20, True, [(2, 10)], [Settled(1, True, [], [1])])
+    report = Report(EPOCH, 1, 20, 1, 20, True, [(2, 10)], [Settled(1, True, [], [], (1,))])
     hello = Hello(True, EPOCH, 1, 1, 1, [(1, 10)])
 
     def of_queue(

@@ -662,7 +662,7 @@ def test_what_was_not_acknowledged_in_time_goes_back_once() -> None:
     assert stage.feed.give_back(worker, 30) is None
     report = stage.answer_confirm()
     assert report.slots == [(ACKS + 1, 2)]
-    assert report.settled == [Settled(3, True, [], [1, 3])]
+    assert report.settled == [Settled(3, True, [], [], (1, 3))]
     assert stage.feed.give_back(worker, 99) is None
     stage.feed.received(mark(1, pos=3))
     assert stage.asked() == []
@@ -676,7 +676,7 @@ def test_a_worker_that_goes_gives_back_what_it_did_not_acknowledge() -> None:
     stage.feed.received(mark(1, pos=2))
     stage.answer_confirm()
     stage.feed.detach(worker)
-    assert stage.answer_confirm().settled == [Settled(2, True, [], [2])]
+    assert stage.answer_confirm().settled == [Settled(2, True, [], [], (2,))]
 
 
 def test_the_room_of_a_worker_is_its_buffer() -> None:
@@ -710,9 +710,9 @@ def test_a_lease_that_is_extended_ends_later_and_one_that_is_cut_sooner() -> Non
     stage.feed.received(mark(1, pos=4, lease_ms=60_000, epoch=EPOCH + 1))
     assert worker.changed == 2
     assert stage.feed.give_back(worker, 15) == 30
-    assert stage.answer_confirm().settled == [Settled(4, False, [], [3])]
+    assert stage.answer_confirm().settled == [Settled(4, False, [], [], (3,))]
     assert stage.feed.give_back(worker, 30) == 70
-    assert stage.answer_confirm().settled == [Settled(4, False, [], [1, 4])]
+    assert stage.answer_confirm().settled == [Settled(4, False, [], [], (1, 4))]
     stage.feed.received(mark(2, pos=4))
     assert stage.answer_confirm().settled == [Settled(4, True, [], [])]
     assert stage.feed.give_back(worker, 70) is None
@@ -725,6 +725,6 @@ def test_leases_end_one_after_the_other() -> None:
     stage.feed.received(mark(2, pos=3))
     stage.answer_confirm()
     assert stage.feed.give_back(worker, 35) == 40
-    assert stage.answer_confirm().settled == [Settled(1, True, [], [1])]
+    assert stage.answer_confirm().settled == [Settled(1, True, [], [], (1,))]
     assert stage.feed.give_back(worker, 40) is None
-    assert stage.answer_confirm().settled == [Settled(3, True, [], [3])]
+    assert stage.answer_confirm().settled == [Settled(3, True, [], [], (3,))]

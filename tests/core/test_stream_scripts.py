@@ -14,6 +14,7 @@ from restmq.core.wire import (
     chunk_entries,
     chunk_head,
     chunk_numbers,
+    decode_entry,
     decode_mark,
     encode_payload,
     encode_ttls,
@@ -79,6 +80,19 @@ def test_what_is_left_of_a_chunk_keeps_its_consumers(desk: Desk) -> None:
     assert [entry_id(entry) for entry in chunk_entries(left)] == [2, 3]
     assert chunk_numbers(left) == (WORKER + 1, WORKER)
     assert chunk_head(left).pos == 4
+
+
+def test_a_lease_that_ended_counts_and_the_last_one_makes_a_dead_letter(desk: Desk) -> None:
+    set_field(desk, "max_attempts", 2)
+    dealt(desk, 3)
+    desk.report("confirm", DAEMONS[0], settled=[Settled(3, False, [], [2], (1,))])
+    (again,) = desk.heard(DAEMONS[0])
+    messages = [decode_entry("q", entry) for entry in chunk_entries(again)]
+    assert [(message.id, message.attempt) for message in messages] == [(1, 1), (2, 0)]
+    pos = chunk_head(again).pos
+    desk.report("leave", DAEMONS[0], settled=[Settled(pos, True, [], [2], (1,))])
+    assert desk.store.zcard(desk.names[13]) == 1, "on its way to the dead letters"
+    assert desk.inspect().length == 2
 
 
 def test_a_thousand_at_once(desk: Desk) -> None:

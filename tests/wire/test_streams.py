@@ -386,6 +386,41 @@ def test_an_ack_of_a_stream_is_said_again_under_its_key(
     assert ack(server, two)[0] == 200
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_who_does_not_acknowledge_uses_up_attempts(
+    server: Daemon, queue: str, events: Open, leaves: bool
+) -> None:
+    """Because the lease ends, or because the worker goes."""
+    make_jobs(server, queue)
+    path = f"/v1/queues/{queue}"
+    server.request("PATCH", f"{path}/settings", '{"max_attempts": 2}')
+    lease = 600 if leaves else 0.2
+    stream = started(server, events, queue, f"{path}/stream?ack=1&lease={lease}")
+    put(server, queue, "poison")
+    assert stream.json_line()["attempt"] == 1
+    if leaves:
+        stream.socket.close()
+        stream = events(f"{path}/stream?ack=1&lease={lease}").head()
+    assert stream.json_line()["attempt"] == 2
+    if leaves:
+        stream.socket.close()
+    body = '{"wait": 20}'
+    reply = server.request("POST", f"/v1/queues/{queue}.dead/receive", body)
+    (dead,) = json.loads(reply.body)["messages"]
+    assert (dead["body"], dead["headers"]["restmq-attempts"]) == ("poison", "2")
+
+
+def test_a_long_poll_gets_what_a_stream_gave_up(server: Daemon, queue: str, events: Open) -> None:
+    make_jobs(server, queue)
+    stream = started(server, events, queue, f"/v1/queues/{queue}/stream?ack=1&lease=600")
+    put(server, queue, "x")
+    assert stream.json_line()["attempt"] == 1
+    stream.socket.close()
+    reply = server.request("POST", f"/v1/queues/{queue}/receive", '{"wait": 20}')
+    (message,) = json.loads(reply.body)["messages"]
+    assert message["attempt"] == 2
+
+
 def test_a_lease_of_a_stream_is_extended(server: Daemon, queue: str, events: Open) -> None:
     """One takes longer than the stream said, the other stays as short as it was."""
     make_jobs(server, queue)
