@@ -133,6 +133,25 @@ class Settings(Brokers):
         assert bodies(await receiving.done) == [b"a"]
 
 
+class Room(Brokers):
+    """A bound on messages in flight, and who waits for its end."""
+
+    async def test_who_waits_hears_when_what_was_in_flight_is_deleted(self) -> None:
+        broker, other = await self.broker(), await self.broker()
+        await broker.change("q", {"max_flight": 1, "mode": 2})
+        await broker.put("q", [NewMessage(b"a"), NewMessage(b"b"), NewMessage(b"c")])
+        (first,) = await broker.receive(["q"]).done
+        receiving = broker.receive(["q"], wait_seconds=30.0)
+        await waits(broker)
+        broker._ticking.stop()
+        assert await other.delete("q", first.message.id)
+        (second,) = await receiving.done
+        receiving = broker.receive(["q"], wait_seconds=30.0)
+        await waits(broker)
+        assert await other.release("q", second.message.id)
+        assert bodies(await receiving.done) == [b"b"]
+
+
 class Lists(Brokers):
     """Which queues there are."""
 

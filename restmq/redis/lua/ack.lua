@@ -67,8 +67,8 @@ end
 if #back > 0 then
   drain(s, now)
   save_state(s)
-  wake(now)
 end
+if #back > 0 or (#owners > 0 and call('HEXISTS', Q, 'max_flight') == 1) then wake(now) end
 local reply = {text(math.max(0, due - now)), call('EXISTS', K)}
 for i = 6, #ARGV - 2, 3 do
   local name = ARGV[i + 1] .. ':' .. ARGV[i + 2]
