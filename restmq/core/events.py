@@ -301,7 +301,7 @@ class Events:
                 "log_trim", name.decode("ascii"), 1, encode_arguments(self._limits)
             )
             self._trim_again(command)
-            self._log(name.decode("ascii")).bindings.move()
+            self._log(name.decode("ascii")).bindings.move_all()
 
     def _trim_again(self, command: bytes) -> None:
         def trimmed(reply: Any) -> None:
