@@ -488,11 +488,12 @@ class Jobs:
         self._reaper.expect(queue, 0)
 
         def moved(reply: Any) -> int:
-            if reply:
+            if reply[0]:
                 self._reaper.hurry(queue)
-            return int(reply)
+            return int(reply[0])
 
-        return self._queues.once("redrive", queue, [to.encode("utf-8"), b"%d" % limit], moved)
+        arguments = [to.encode("utf-8"), b"%d" % limit]
+        return self._queues.until_complete("redrive", queue, arguments, lambda r: r[1] == 1, moved)
 
     def _look(
         self, script: str, queue: str, arguments: list[bytes], value: Callable[[Any], Any]

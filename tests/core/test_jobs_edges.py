@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
+from twisted.internet.task import deferLater
 
 from restmq.core.broker import Broker
 from restmq.core.jobs import Leased, Nack
@@ -255,6 +257,18 @@ class Outbox(Brokers):
         )
         found = bodies(await broker.receive(["a"], 1000).done)
         assert found == [b"in the way", *[b"%d" % n for n in range(100)]]
+
+
+class Redrive(Brokers):
+    """Dead letters of which some are over."""
+
+    async def test_it_goes_on_past_a_whole_step_that_is_over(self) -> None:
+        broker = await self.broker()
+        await broker.put("q.dead", [NewMessage(b"old", ttl_ms=1)] * 2500 + [NewMessage(b"x")])
+        await deferLater(reactor, 0.005)
+        assert await broker.redrive("q.dead", "q", 1000) == 1
+        assert bodies(await broker.receive(["q"], wait_seconds=15.0).done) == [b"x"]
+        assert await broker.redrive("q.dead", "q", 1000) == 0
 
 
 class Settled(Brokers):
