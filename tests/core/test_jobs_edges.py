@@ -52,6 +52,17 @@ class Bounds(Brokers):
         assert [put.error for put in puts] == ["rate_limited"] * 2
         assert bodies(await broker.receive(["q"], 10).done) == [b"0", b"last"]
 
+    async def test_nothing_is_dropped_where_that_makes_no_room(self) -> None:
+        """What is leased or delayed is above the bound by itself, so a put is refused either way."""
+        broker = await self.broker()
+        for queue, bound, kept in (("q", "max_bytes", 20_000), ("p", "max_length", 3)):
+            await broker.put(queue, [NewMessage(b"x" * 9000, delay_ms=60_000)] * 3)
+            await broker.put(queue, [NewMessage(b"ready")])
+            await broker.change(queue, {bound: kept, "overflow": 2, "lim": 1})
+            puts = await broker.put(queue, [NewMessage(b"a"), NewMessage(b"b", delay_ms=60_000)])
+            assert [put.error for put in puts] == ["queue_full"] * 2, bound
+            assert bodies(await broker.receive([queue], 10).done) == [b"ready"], bound
+
     async def test_nobody_goes_without_because_another_took_what_one_call_may_give(self) -> None:
         broker = await self.broker()
         await broker.put("q", [NewMessage(b"x")] * 1500)
