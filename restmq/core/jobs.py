@@ -26,7 +26,16 @@ from restmq.core.reaper import Reaper
 from restmq.core.receipts import LEASED, Receipt
 from restmq.core.scripted import QueueScripts
 from restmq.core.wire import decode_entry
-from restmq.errors import Limited, QueueFull, RateLimited, StoreError
+from restmq.errors import (
+    Limited,
+    OutcomeUnknown,
+    QueueFull,
+    RateLimited,
+    StoreAway,
+    StoreError,
+    StoreFull,
+    StoreRefused,
+)
 from restmq.message import Message, Mode, NewMessage, Put
 from restmq.redis.connection import Store
 from restmq.redis.pipeline import encode, encode_arguments
@@ -37,6 +46,14 @@ SOON_MS = 1000
 
 CLOCK_MS = 20
 """What we take the store's clock for may be off by so much."""
+
+UNPUT = {
+    StoreAway: "store_away",
+    OutcomeUnknown: "outcome_unknown",
+    StoreFull: "store_full",
+    StoreRefused: "store_refused",
+}
+"""The errors of messages whose call met a StoreError while others of their batch are in."""
 
 MAX_REASON = 1000
 """Bytes of what is kept of a reason."""
@@ -174,26 +191,20 @@ class Jobs:
     ) -> Deferred[list[Put]]:
         """Put messages in, each by itself, in their order; what became of each.
 
-        A new queue gets this mode. Up to MAX_MESSAGES or MAX_BYTES of them are put in together. Fails
-        with the first StoreError; what came before it in the list may be in.
+        A new queue gets this mode. Up to MAX_MESSAGES or MAX_BYTES of them are put in together. Where some of
+        these calls met a StoreError, their messages have it as error (UNPUT). Fails with a StoreError when
+        all did: OutcomeUnknown if any did.
         """
         if len(messages) == 1 and _is_plain(messages[0]):
             return self._put_plain(queue, messages[0], mode)
         result: Deferred[list[Put]] = Deferred()
         parts = list(_parts(messages))
-        done: list[list[Put]] = [[] for _ in parts]
-        left = len(parts)
+        answers: dict[int, list[Put] | StoreError] = {}
 
         def answered(place: int, answer: list[Put] | StoreError) -> None:
-            nonlocal left
-            left -= 1
-            if isinstance(answer, StoreError):
-                if not result.called:
-                    result.errback(answer)
-                return
-            done[place] = answer
-            if left == 0 and not result.called:
-                result.callback([put for part in done for put in part])
+            answers[place] = answer
+            if len(answers) == len(parts):
+                _answer_all(result, [(parts[at], answers[at]) for at in range(len(parts))])
 
         if not parts:
             result.callback([])
@@ -488,17 +499,38 @@ class Jobs:
         self._reaper.expect(queue, 0)
 
         def moved(reply: Any) -> int:
-            if reply:
+            if reply[0]:
                 self._reaper.hurry(queue)
-            return int(reply)
+            return int(reply[0])
 
-        return self._queues.once("redrive", queue, [to.encode("utf-8"), b"%d" % limit], moved)
+        arguments = [to.encode("utf-8"), b"%d" % limit]
+        return self._queues.until_complete("redrive", queue, arguments, lambda r: r[1] == 1, moved)
 
     def _look(
         self, script: str, queue: str, arguments: list[bytes], value: Callable[[Any], Any]
     ) -> Deferred[Any]:
         command = self._scripts.call(script, queue, arguments)
         return asking.ask(self._store.read, command).addCallback(value)
+
+
+def _answer_all(
+    result: Deferred[list[Put]],
+    parts: Sequence[tuple[Sequence[NewMessage], list[Put] | StoreError]],
+) -> None:
+    """What became of the messages of all calls."""
+    errors = [answer for _, answer in parts if isinstance(answer, StoreError)]
+    if len(errors) == len(parts):
+        unknown = (error for error in errors if isinstance(error, OutcomeUnknown))
+        result.errback(next(unknown, errors[0]))
+        return
+    puts: list[Put] = []
+    for messages, answer in parts:
+        if isinstance(answer, StoreError):
+            word = UNPUT.get(type(answer), UNPUT[StoreRefused])
+            puts += [Put(error=word)] * len(messages)
+        else:
+            puts += answer
+    result.callback(puts)
 
 
 def _is_plain(message: NewMessage) -> bool:

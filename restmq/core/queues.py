@@ -517,13 +517,13 @@ class Queues:
 
     def peek(self, queue: str) -> Deferred[Peeked | None]:
         """Look at the oldest message, counting the looks."""
-        return self._until_complete(
+        return self.until_complete(
             "peek", queue, [], lambda r: r[1] == 1, lambda r: commands.peek_answer(queue, r)
         )
 
     def delete(self, queue: str, number: int) -> Deferred[bool]:
         """Delete a waiting message; its place in the queue stays and is handed out empty."""
-        return self._until_complete(
+        return self.until_complete(
             "delete", queue, [b"%d" % number], lambda r: r[1] == 1, lambda r: bool(r[0] == 1)
         )
 
@@ -615,9 +615,9 @@ class Queues:
         self, script: str, queue: str, arguments: list[bytes], value: Callable[[Any], T]
     ) -> Deferred[T]:
         """Call a script once, after what was asked before it; its reply as a value."""
-        return self._until_complete(script, queue, arguments, lambda r: False, value)
+        return self.until_complete(script, queue, arguments, lambda r: False, value)
 
-    def _until_complete(
+    def until_complete(
         self,
         script: str,
         queue: str,

@@ -738,6 +738,28 @@ def test_dead_letters_go_back_so_many_a_second(jobs: Queue) -> None:
     assert letters.info()["ready"] == 1
 
 
+def test_a_queue_without_dead_letters_has_none(jobs: Queue) -> None:
+    """Whatever lies in a queue that is named as the setting is stored."""
+    Queue(jobs.server, "-").put("somebody else's")
+    jobs.settings(dead_letter=False)
+    assert jobs.info()["dead"] == 0
+    page = value(jobs.ask("GET", "/messages?state=dead"))
+    assert page == {"messages": [], "cursor": None}
+
+
+def test_the_dead_letters_of_the_longest_name_are_there(server: Daemon, queue: str) -> None:
+    longest = Queue(server, queue + "x" * (255 - len(queue)))
+    longest.put("x")
+    longest.settings(max_attempts=1)
+    (message,) = longest.receive()
+    ask(server, "nack", receipts=receipts([message]), delay=0)
+    letters = Queue(server, f"{longest.name}.dead")
+    (dead,) = letters.receive(wait=10)
+    assert dead["queue"] == letters.name
+    assert letters.ask("DELETE", "?force=true").status == 204
+    problem(Queue(server, f"{longest.name}x.dead").ask("GET"), 400, "bad_request")
+
+
 # ---- bounds
 
 

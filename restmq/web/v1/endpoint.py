@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl
 import orjson
 
 from restmq.errors import BadMember, BadRequest
+from restmq.rules.queue_settings import DEAD
 from restmq.web.endpoint import Endpoint, Refusal, Reply
 from restmq.web.v1.given import Given, read_given
 from restmq.web.v1.problems import Fault, Problem, code_of, problem_document
@@ -41,9 +42,12 @@ _CONTROL: Final = re.compile("[\x00-\x1f\x7f]")
 
 
 def v1_name(name: str) -> str:
-    """The name if a queue may bear it under ``/v1``. Raises BadRequest."""
-    if not 1 <= len(name.encode("utf-8")) <= MAX_NAME_BYTES:
-        raise BadRequest(f"a queue name has 1 to {MAX_NAME_BYTES} bytes")
+    """The name if a queue may bear it under ``/v1``. Raises BadRequest.
+
+    Each has a dead-letter queue, so that ending does not count.
+    """
+    if not name or len(name.removesuffix(DEAD).encode("utf-8")) > MAX_NAME_BYTES:
+        raise BadRequest(f"a queue name has 1 to {MAX_NAME_BYTES} bytes, not counting {DEAD}")
     if _CONTROL.search(name):
         raise BadRequest("a queue name has no control characters")
     segments = name.split("/")
