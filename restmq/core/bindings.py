@@ -12,11 +12,16 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import orjson
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
+from restmq.core.event_reading import StoredLog
 from restmq.core.event_wire import decode_event
+from restmq.errors import StoreError
 from restmq.event import Event
 from restmq.message import NewMessage, Put
+from restmq.redis.pipeline import encode, encode_arguments
 from restmq.rules.topics import Pattern, Patterns, parse_pattern
 
 MOVED_AT_ONCE = 200
@@ -99,3 +104,64 @@ def _message(log: str, event: Event) -> NewMessage:
     headers |= {"restmq-event": name, "restmq-topic": event.topic}
     key = blake2b(f"event {name} {event.created_ms}".encode(), digest_size=16).digest()
     return NewMessage(event.body, event.content_type, headers=orjson.dumps(headers), key=key)
+
+
+class LogBindings:
+    """The bindings of one log, as this daemon knows them (``table``), and the way out of its outbox."""
+
+    log = Logger()
+
+    def __init__(self, stored: StoredLog, put: PutInto) -> None:
+        """``put`` puts messages into a queue."""
+        self.table = NONE
+        self.put: PutInto = put
+        self._stored = stored
+        self._moving = False
+
+    async def learn(self) -> Table:
+        """Those that hold now."""
+        await self._asked(b"", b"")
+        return self.table
+
+    async def set(self, name: str, binding: Binding | None) -> bool:
+        """See `Events.bind`."""
+        self._stored.enlist()
+        value = b"" if binding is None else binding.encode()
+        return await self._asked(name.encode("utf-8"), value)
+
+    async def _asked(self, name: bytes, value: bytes) -> bool:
+        stored = self._stored
+        command = stored.scripts.call("log_bind", stored.name, 2, encode_arguments(name, value))
+        was, self.table = table_answer(await stored.ask(command))
+        return was
+
+    def move(self) -> None:
+        """Put what lies in the outbox into its queues."""
+        if not self._moving:
+            self._moving = True
+            moving = ensureDeferred(self._moved())
+            moving.addErrback(self._move_failed)
+            moving.addCallback(lambda _: setattr(self, "_moving", False))
+
+    def _move_failed(self, failure: Failure) -> None:
+        """While the store is away nothing moves; anything else is a bug."""
+        if not isinstance(failure.value, StoreError):
+            self.log.failure("an outbox stands still", failure)
+
+    async def _moved(self) -> None:
+        stored = self._stored
+        outbox = stored.scripts.keys.log(stored.name)[4]
+        look = encode(b"XRANGE", outbox, b"-", b"+", b"COUNT", b"%d" % MOVED_AT_ONCE)
+        while True:
+            here = outbox_answer(stored.name, await stored.ask(look))
+            queues: dict[str, list[Bound]] = {}
+            for bound in here:
+                queues.setdefault(bound.queue, []).append(bound)
+            there: list[bytes] = []
+            for queue, those in queues.items():
+                puts = await self.put(queue, [bound.message for bound in those])
+                there += [b.place for b, put in zip(those, puts, strict=True) if not put.error]
+            if there:
+                await stored.ask(encode(b"XDEL", outbox, *there))
+            if len(there) < len(here) or len(here) < MOVED_AT_ONCE:
+                return  # what a queue did not take is tried again at the next tick

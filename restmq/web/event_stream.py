@@ -17,7 +17,7 @@ from typing import Any, Final
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from restmq.core.events import Lot
+from restmq.core.event_subscribers import Lot
 from restmq.event import Event, EventCursor, EventGap
 from restmq.rules.buffer import Buffer, Part, Slow
 from restmq.rules.selection import Selection
@@ -93,7 +93,7 @@ def event_wire(sse: bool, chunked: bool) -> EventWire:
 
 
 class EventReader:
-    """One client's end of a log: see ``restmq.core.events.EventConsumer``."""
+    """One client's end of a log: see ``restmq.core.event_subscribers.EventConsumer``."""
 
     __slots__ = ("_buffer", "_events", "_over", "_stream", "_told", "_way", "_wire", "clogged")
 

@@ -64,7 +64,7 @@ class Bindings(EventsCase):
             assert place, "it was in the outbox"
             client.xadd(outbox, fields)
             other = await self.broker()
-            other.events._move(other.events._log("main"))
+            other.events._log("main").bindings.move()
             await until(lambda: client.xlen(outbox) == 0, "it is gone again")
         assert await self.names(other, 1) == ["main:1"]
 
@@ -75,7 +75,7 @@ class Bindings(EventsCase):
         def away(queue: str, messages: list[Any]) -> Any:
             raise StoreAway("it died")
 
-        broker.events.put = away
+        broker.events._log("main").bindings.put = away
         await broker.events.publish("main", news("a.paid", "b.paid"))
         other.events.tick()
         assert await self.names(other, 2) == ["main:1", "main:2"]

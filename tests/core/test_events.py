@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError, gatherResults
 from twisted.trial.unittest import TestCase
 
 from restmq.core.broker import Broker
-from restmq.core.events import Lot
+from restmq.core.event_subscribers import Lot
 from restmq.errors import StoreAway, StoreError
 from restmq.event import EventCursor, EventGap, NewEvent
 from restmq.redis.keys import Keys
@@ -65,7 +65,7 @@ class EventsCase(TestCase):
     async def following(self, broker: Broker, log: str = "main") -> None:
         """Wait until the tail answers."""
         await broker.events.read(log, ALL, None, 1)
-        await until(lambda: broker.events._log(log).live, "the tail")
+        await until(lambda: broker.events._log(log).recent.live, "the tail")
 
     async def read(self, broker: Broker, selection: Selection = ALL, after: Any = None, **how: Any):
         return await broker.events.read("main", selection, after, how.pop("limit", 1000), **how)
@@ -106,13 +106,13 @@ class Reading(EventsCase):
             Selection.exact("nobody"): [],
             ALL: [1, 2, 3, 4, 5, 6],
         }
-        await until(lambda: broker.events._log("main").tail.last == 6, "the tail")
+        await until(lambda: broker.events._log("main").recent.tail.last == 6, "the tail")
         for selection, ids in expected.items():
             for after in range(7):
                 kept = [number for number in ids if number > after]
                 assert await self.ids(broker, selection, after) == kept
                 assert await self.ids(other, selection, after) == kept
-                other.events._log("main").live = False  # it asks the store each time
+                other.events._log("main").recent.live = False  # it asks the store each time
                 assert await self.ids(other, selection, after, newest_first=True) == kept[::-1]
                 assert await self.ids(broker, selection, after, newest_first=True) == kept[::-1]
 
@@ -208,18 +208,18 @@ class Waiting(EventsCase):
         broker = await self.broker()
         page = await broker.events.wait("main", ALL, None, 10, 0.05)
         assert page.events == []
-        assert not broker.events._subscriptions
+        assert not broker.events._log_of
 
     async def test_who_leaves_is_forgotten(self) -> None:
         broker = await self.broker()
         waiting = broker.events.wait("main", ALL, None, 10, 20)
-        await until(lambda: broker.events._subscriptions, "it waits")
+        await until(lambda: broker.events._log_of, "it waits")
         waiting.cancel()
         with pytest.raises(CancelledError):
             await waiting
-        assert not broker.events._subscriptions
+        assert not broker.events._log_of
         await self.following(broker)
-        assert not broker.events._log("main").subscribers
+        assert not broker.events._log("main").subscribers.pushed.all
 
 
 class Pushing(EventsCase):
@@ -240,7 +240,7 @@ class Pushing(EventsCase):
         assert listener.gaps == late.gaps == []
         broker.events.unsubscribe(listener)
         broker.events.unsubscribe(late)
-        assert not broker.events._log("main").patterns
+        assert not broker.events._log("main").subscribers.pushed.patterns
 
     async def test_who_wants_no_more_goes_on_where_it_was(self) -> None:
         broker = await self.broker()

@@ -1,0 +1,204 @@
+"""A log as its readers see it: what the store has of it, page by page, and its newest events in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from restmq.core.asking import ask
+from restmq.core.event_tail import Query, Tail
+from restmq.core.event_wire import Found, LogScripts, State, found_answer, state_answer
+from restmq.errors import OutcomeUnknown, StoreAway, StoreError
+from restmq.event import Event, EventCursor, EventGap, EventPage
+from restmq.redis.connection import Store
+from restmq.redis.pipeline import Callback, encode, encode_arguments
+
+PAGE = 1000
+"""Events of one page of the store."""
+
+
+class StoredLog:
+    """A log in the store, and the highest this daemon ever saw of it (``known``)."""
+
+    def __init__(self, clock: IReactorTime, store: Store, scripts: LogScripts, name: str) -> None:
+        self.name = name
+        self.store = store
+        self.scripts = scripts
+        self.known = EventCursor(0, 0)
+        self._clock = clock
+        self._clock_ahead_ms = 0
+        self._listed = False
+
+    def saw(self, epoch: int, last: int) -> None:
+        """Remember it: a store that knows less has lost time."""
+        if (epoch, last) > self.known:
+            self.known = EventCursor(epoch, last)
+
+    def now_ms(self) -> int:
+        """The store's clock, as far as we know it."""
+        return int(self._clock.seconds() * 1000) + self._clock_ahead_ms
+
+    def _heard(self, epoch: int, last: int, now_ms: int) -> None:
+        self.saw(epoch, last)
+        self._clock_ahead_ms = now_ms - int(self._clock.seconds() * 1000)
+
+    # ---- the list of logs, by which `Events.tick` finds what to trim
+
+    def enlist(self) -> None:
+        """Put the log on the list of all there are, before anything is written to it."""
+        if not self._listed:
+            self._listed = True
+            self.store.send(
+                encode(b"SADD", self.scripts.keys.logs(), self.name.encode("ascii")),
+                self._enlisted,
+            )
+
+    def _enlisted(self, reply: Any) -> None:
+        if isinstance(reply, StoreError):  # the append behind it tells the client
+            self._listed = False
+
+    def perhaps_another_store(self) -> None:
+        """The connection is new: nobody knows whether the log is on the list."""
+        self._listed = False
+
+    # ---- asking
+
+    def ask(self, command: bytes) -> Deferred[Any]:
+        """The reply to a command that may be repeated; fails with a StoreError."""
+        return _question(self.store.send, command)
+
+    async def state(self, count: bool = False) -> State:
+        """Where the log is; a store that lost time gets its new epoch. ``count``: its numbers, too."""
+        arguments = encode_arguments(
+            b"%d" % self.known.id, b"%d" % self.known.epoch, b"1" if count else b"0"
+        )
+        command = self.scripts.call("log_state", self.name, 3, arguments)
+        here = state_answer(await self.ask(command))
+        self._heard(here.epoch, here.last, here.info.now_ms)
+        return here
+
+    async def read(self, query: Query) -> EventPage:
+        """A page for a reader, of as many calls as that takes."""
+        first = found = await self.page(query)
+        reading = _Reading(query, first)
+        while reading.add(found):
+            if query.newest_first:
+                cursor, below = EventCursor(found.epoch, first.after), found.reached
+            else:
+                cursor, below = EventCursor(found.epoch, found.reached), 0
+            found = await self.page(query._replace(cursor=cursor), below)
+        return reading.page(found)
+
+    async def page(self, query: Query, below: int = 0) -> Found:
+        """One call of log_read.lua. A store that lost time gets its new epoch first."""
+        selection = query.selection
+        topics = [] if selection.patterns else sorted(selection.topics)
+        count = PAGE if selection.patterns else min(PAGE, query.limit + 1)
+        arguments = [
+            b"%d" % query.cursor.epoch,
+            b"%d" % query.cursor.id,
+            b"%d" % count,
+            b"1" if query.newest_first else b"0",
+            b"0" if below else b"1",
+            b"%d" % below,
+            *(topic.encode("utf-8") for topic in topics),
+        ]
+        command = self.scripts.call(
+            "log_read", self.name, len(arguments), encode_arguments(*arguments)
+        )
+        found = found_answer(await _question(self.store.read, command))
+        if (found.epoch, found.last) < self.known:
+            await self.state()
+            found = found_answer(await _question(self.store.read, command))
+        self._heard(found.epoch, found.last, found.now_ms)
+        return found
+
+
+def _question(send: Callable[[bytes, Callback], None], command: bytes) -> Deferred[Any]:
+    """The reply; one that was lost leaves nothing unknown, since nothing was changed."""
+    return ask(send, command).addErrback(_lost)
+
+
+def _lost(failure: Failure) -> Failure:
+    if isinstance(failure.value, OutcomeUnknown):
+        raise StoreAway(str(failure.value))
+    return failure
+
+
+class _Reading:
+    """A page that is put together from what the store gives for a query, call by call."""
+
+    def __init__(self, query: Query, first: Found) -> None:
+        self._query = query
+        self._first = first
+        self._begun = query.cursor == (0, 0)  # from the beginning nothing can be missing
+        self._reset = False
+        self._more = False
+        self._events: list[Event] = []
+        self._gone = not self._begun and any(
+            number > first.after and (not topic or query.selection.matches(topic))
+            for topic, number in first.trimmed
+        )
+
+    def add(self, found: Found) -> bool:
+        """Take a reply; whether another is wanted."""
+        query, events = self._query, self._events
+        self._reset = self._reset or found.reset
+        for event in found.events:
+            if not query.selection.matches(event.topic):
+                continue
+            if 0 < event.expires_ms <= found.now_ms:
+                self._gone = self._gone or not self._begun
+            elif query.leave_out is None or not query.leave_out(event):
+                events.append(event)
+        full = len(events) >= query.limit
+        self._more = len(events) > query.limit or (full and found.reached > 0)
+        return found.reached > 0 and not self._more
+
+    def page(self, last: Found) -> EventPage:
+        """The whole; ``last`` is what was taken last."""
+        query, events = self._query, self._events[: self._query.limit]
+        end = last.last
+        if query.newest_first:
+            end = self._first.last
+        elif self._more:
+            end = events[-1].id
+        gap = None
+        if self._gone or self._reset:
+            gap = EventGap(min((event.id for event in events), default=None), self._reset)
+        return EventPage(events, EventCursor(last.epoch, end), gap, self._more, last.now_ms)
+
+
+class Recent:
+    """The newest events of a log, for its readers; ``live``: what was published follows on the tail.
+
+    Who follows the log keeps both (``event_follow.py``).
+    """
+
+    def __init__(self, stored: StoredLog) -> None:
+        self.tail: Tail | None = None
+        self.live = False
+        self._stored = stored
+
+    def end(self) -> EventCursor | None:
+        """Where the tail ends; None: there is none."""
+        tail = self.tail
+        return None if tail is None else EventCursor(tail.epoch, tail.last)
+
+    def read(self, query: Query) -> EventPage | None:
+        """A page for a reader; None if only the store can tell."""
+        tail = self.tail
+        if tail is None or not self.live or self._stored.known > (tail.epoch, tail.last):
+            return None
+        if query.cursor.epoch not in (0, tail.epoch):
+            return None
+        now_ms = self._stored.now_ms()
+        cut = tail.read(query, now_ms)
+        if cut is None:
+            return None
+        behind = cut.events[-1].id if cut.more and not query.newest_first else tail.last
+        return EventPage(cut.events, EventCursor(tail.epoch, behind), None, cut.more, now_ms)
