@@ -158,11 +158,11 @@ class Events:
         """
         here = self._used(log)
         query = Query(selection, _cursor(after), limit, newest_first, leave_out)
-        page = here.recent.read(query)
+        page = here.recent.read(query, here.stored.known)
         if page is not None:
             return succeed(page)
         here.following.begin()
-        return ensureDeferred(here.stored.read(query))
+        return ensureDeferred(_read_behind(here, query))
 
     def wait(
         self,
@@ -309,6 +309,18 @@ class Events:
                 self._store.send(command, trimmed)
 
         self._store.send(command, trimmed)
+
+
+async def _read_behind(log: _Log, query: Query) -> EventPage:
+    """From the tail when that has come to where it must be, else from the store."""
+    least = log.stored.known
+    arrival = log.recent.arrival(least)
+    if arrival is not None:
+        await arrival
+        page = log.recent.read(query, least)
+        if page is not None:
+            return page
+    return await log.stored.read(query)
 
 
 class _Waiter:
