@@ -156,13 +156,18 @@ class Events:
         was looked at, so a reader of a quiet topic is not left behind. With ``newest_first`` the
         newest ones come, the newest first, and the cursor is the end.
         """
-        here = self._used(log)
         query = Query(selection, _cursor(after), limit, newest_first, leave_out)
-        page = here.recent.read(query, here.stored.known)
+        page = self.look(log, query)
         if page is not None:
             return succeed(page)
+        here = self._log(log)
         here.following.begin()
         return ensureDeferred(_read_behind(here, query))
+
+    def look(self, log: str, query: Query) -> EventPage | None:
+        """What `read` gives, where the tail has it; None where only `read` can tell."""
+        here = self._used(log)
+        return here.recent.read(query, here.stored.known)
 
     def wait(
         self,
