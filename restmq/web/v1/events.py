@@ -15,6 +15,8 @@ import orjson
 from msgspec import Meta
 from twisted.internet.defer import Deferred
 
+from restmq.core.event_reading import NOWHERE
+from restmq.core.event_tail import Query
 from restmq.errors import BadRequest
 from restmq.event import MAIN_LOG, EventCursor, EventPage, NewEvent
 from restmq.rules.selection import Selection
@@ -302,7 +304,7 @@ class EventsOfTopics(V1Endpoint):
             )
         },
     )
-    def get(self) -> Deferred[Reply]:
+    def get(self) -> Reply | Deferred[Reply]:
         """What matches behind a cursor, at once or when there is something."""
         given = self.given(("cursor", "wait", "limit", "log"), ("topic",))
         log, selection = read_log(given), read_selection(given.texts("topic", MAX_TOPICS))
@@ -312,11 +314,14 @@ class EventsOfTopics(V1Endpoint):
             after = read_event_cursor(sent, "Last-Event-ID")
         limit = given.whole("limit", DEFAULT_LIMIT, 1, MAX_LIMIT)
         wait = given.seconds("wait", 0, self.settings.max_wait) or 0.0
+        events = self.broker.events
+        page = events.look(log, Query(selection, after or NOWHERE, limit))
+        if page is not None and (page.events or not wait):
+            return self._page(page)
         if not wait:
-            done: Deferred[EventPage] = self.broker.events.read(log, selection, after, limit)
+            done: Deferred[EventPage] = events.read(log, selection, after, limit)
             return done.addCallback(self._page)
-        waiting = self.broker.events.wait(log, selection, after, limit, wait)
-        return self._waited(waiting)
+        return self._waited(events.wait(log, selection, after, limit, wait))
 
     def _waited(self, waiting: Deferred[EventPage]) -> Deferred[Reply]:
         """Nobody waits for a client that left, nor when the daemon is about to end."""
