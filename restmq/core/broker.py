@@ -107,7 +107,7 @@ class Broker:
         self.add_packs = self._queues.add_packs
         self.pop = self._queues.pop
         self._reaper = Reaper(reactor, self._store, queue_scripts, scripts, self._queues)
-        self._queues.on_due = self._reaper.expect
+        self._queues.on_due = self._feeds.on_due = self._reaper.expect
         self._jobs = Jobs(
             reactor,
             self._store,
@@ -122,6 +122,7 @@ class Broker:
         self.events = Events(reactor, self._store, log_scripts, retention, self.put)
         self.receive = self._waiting.receive
         self.settle = self._jobs.settle
+        self.settle_once = self._jobs.settle_once
         self.browse = self._jobs.browse
         self.find = self._jobs.find
         self.release = self._jobs.release

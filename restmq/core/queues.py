@@ -178,6 +178,13 @@ class _Said(NamedTuple):
     arguments: bytes
 
 
+class Once(NamedTuple):
+    """A key of the store that keeps the first answer, and what a call must have in common to be a repeat."""
+
+    key: bytes
+    fingerprint: bytes
+
+
 class _Acks:
     """Acknowledgements of messages of one queue that this turn brought."""
 
@@ -187,6 +194,14 @@ class _Acks:
         self.arguments: list[bytes] = []
         self.count = 0
         self.waiting: list[tuple[int, Callable[[StoreError | list[int]], None]]] = []
+
+    def take(
+        self, receipts: Sequence[Receipt], answered: Callable[[StoreError | list[int]], None]
+    ) -> None:
+        """These too; ``answered`` hears what became of each."""
+        self.count += len(receipts)
+        self.arguments += [b"%d" % number for receipt in receipts for number in receipt[1:]]
+        self.waiting.append((len(receipts), answered))
 
 
 class Queues:
@@ -466,24 +481,33 @@ class Queues:
         how: tuple[bytes, int, bytes],
         receipts: Sequence[Receipt],
         answered: Callable[[StoreError | list[int]], None],
+        once: Once | None = None,
     ) -> None:
-        """Say of up to MAX_MESSAGES messages that a stream handed out that they are done, or not: ack.lua.
+        """Say of up to MAX_MESSAGES messages that a stream handed out that they are done, or not, or take longer: ack.lua.
 
-        ``how`` is the word, the delay in ms and the reason. The answer is 1 or 0 (stale) for each. What a turn
-        brings for a queue is one call for each MAX_MESSAGES.
+        ``how`` is the word, the delay or the lease in ms and the reason. The answer is 1 or 0 (stale) for each, with ``once`` more
+        (ack.lua). What a turn brings for a queue is one call for each MAX_MESSAGES; what is said once is one by itself.
         """
+        if once:
+            batch = _Acks()
+            batch.take(receipts, answered)
+            self._send_acks(queue, how, batch, once)
+            return
         turn = self._acks.get((queue, how))
         if turn is None:
             turn = self._acks[queue, how] = [_Acks()]
             self._schedule()
         if turn[-1].count + len(receipts) > MAX_MESSAGES:
             turn.append(_Acks())
-        batch = turn[-1]
-        batch.count += len(receipts)
-        batch.arguments += [b"%d" % number for receipt in receipts for number in receipt[1:]]
-        batch.waiting.append((len(receipts), answered))
+        turn[-1].take(receipts, answered)
 
-    def _send_acks(self, queue: str, how: tuple[bytes, int, bytes], batch: _Acks) -> None:
+    def _send_acks(
+        self,
+        queue: str,
+        how: tuple[bytes, int, bytes],
+        batch: _Acks,
+        once: Once | None = None,
+    ) -> None:
         def replied(reply: Any) -> None:
             start = 2
             if not isinstance(reply, StoreError) and (int(reply[0]) or reply[1]):
@@ -494,11 +518,16 @@ class Queues:
                 start += count
 
         word, delay, reason = how
-        if word != b"ack":
+        if word == b"nack":
             self.on_due(queue, max(delay, 1000))
         chance = b"%f" % random.random()  # noqa: S311 - for the jitter of a delay
-        arguments = [word, b"%d" % delay, reason, chance, *batch.arguments]
-        self._store.send(self._scripts.call("ack", queue, arguments), replied)
+        arguments, keys = [word, b"%d" % delay, reason, chance, *batch.arguments], []
+        if once:
+            arguments.append(once.fingerprint)
+            keys.append(once.key)
+        encoded = encode_arguments(*arguments)
+        command = self._scripts.call_encoded("ack", queue, len(arguments), encoded, keys)
+        self._store.send(command, replied)
 
     # ---- the turn
 
@@ -528,13 +557,13 @@ class Queues:
 
     def peek(self, queue: str) -> Deferred[Peeked | None]:
         """Look at the oldest message, counting the looks."""
-        return self._until_complete(
+        return self.until_complete(
             "peek", queue, [], lambda r: r[1] == 1, lambda r: commands.peek_answer(queue, r)
         )
 
     def delete(self, queue: str, number: int) -> Deferred[bool]:
         """Delete a waiting message; its place in the queue stays and is handed out empty."""
-        return self._until_complete(
+        return self.until_complete(
             "delete", queue, [b"%d" % number], lambda r: r[1] == 1, lambda r: bool(r[0] == 1)
         )
 
@@ -626,9 +655,9 @@ class Queues:
         self, script: str, queue: str, arguments: list[bytes], value: Callable[[Any], T]
     ) -> Deferred[T]:
         """Call a script once, after what was asked before it; its reply as a value."""
-        return self._until_complete(script, queue, arguments, lambda r: False, value)
+        return self.until_complete(script, queue, arguments, lambda r: False, value)
 
-    def _until_complete(
+    def until_complete(
         self,
         script: str,
         queue: str,

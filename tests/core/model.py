@@ -82,7 +82,7 @@ class Listener:
         self.dues = 0
         self.ended = False
 
-    def due(self) -> float:
+    def due(self, lease_ms: int | None = None) -> float:
         self.dues += 1
         return self.dues
 

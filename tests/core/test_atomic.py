@@ -95,7 +95,7 @@ def cases(desk: Desk) -> dict[str, Case]:
     note, due = desk.keys.taken_over(desk.queue), desk.keys.due()
     key = desk.keys.idempotency(desk.queue, b"k" * 16)
     message = encode_payload(b"x", None)
-    report = Report(EPOCH, 1, 20, 1, 20, True, [(2, 10)], [Settled(1, True, [], [1])])
+    report = Report(EPOCH, 1, 20, 1, 20, True, [(2, 10)], [Settled(1, True, [], [], (1,))])
     hello = Hello(True, EPOCH, 1, 1, 1, [(1, 10)])
 
     def of_queue(
@@ -111,7 +111,7 @@ def cases(desk: Desk) -> dict[str, Case]:
 
     keep_one = (b"\0" * 6 + (1).to_bytes(6, "big") + b"\0" * 6) * LOG_CLASSES
     return {
-        "ack": of_queue("nack", 0, b"", 0, EPOCH, 1, 1),
+        "ack": of_queue("nack", 0, b"", 0, EPOCH, 1, 1, b"f" * 16, more=(key,), kinds=("string",)),
         "add": of_queue(0, b"", b"", message),
         "browse": of_queue("ready", b"", 10),
         "claim": Case(due, ("zset", "zset"), [now, 1000, 10]),
@@ -126,7 +126,7 @@ def cases(desk: Desk) -> dict[str, Case]:
         "join": of_queue(*commands.join_arguments(DAEMONS[0], hello)),
         "leave": of_queue(*commands.leave_arguments(DAEMONS[0], report)),
         "log_append": of_log(0, 0, 7, keep_one, b"\0", 1, EVENT, 1, b"q"),
-        "log_bind": of_log(b"b", b'{"topic":"a","queue":"q"}'),
+        "log_bind": of_log(b"b", b'{"topic":"a","queue":"q"}', 9),
         "log_read": of_log(EPOCH, 0, 10, 0, 1, 0),
         "log_state": of_log(0, 0, 1),
         "log_trim": of_log(keep_one),
@@ -150,7 +150,8 @@ def cases(desk: Desk) -> dict[str, Case]:
         "schedule_read": of_schedules(b"one", b"free"),
         "schedule_set": of_schedules(b"new", b"* * * * *\0UTC\0q", b"{}", 0, 10),
         "settings": of_queue(b"", 0, b"own", "st", 1),
-        "settle": of_queue("nack", -1, b"why", 0, EPOCH, 1, 1),
+        "settle": of_queue("nack", -1, b"why", 0, EPOCH, 1, 1, b"f" * 16,
+                           more=(key,), kinds=("string",)),
         "tick": of_queue(),
         "unwait": of_queue(),
         "window": of_queue(*commands.window_arguments(DAEMONS[0], True, 0)),

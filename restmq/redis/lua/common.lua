@@ -591,28 +591,32 @@ local function take_out(s, chunk, leaves)
 end
 
 -- Dealt chunks a daemon is through with, from ARGV[at]: how many, then for each its position,
--- "1" if all of it is done but what comes back, the ids that are done, those that come back.
--- Idempotent: what is not in the chunk any more is passed over.
+-- "1" if all of it is done but what comes back, the ids that are done, those that come back, those
+-- that come back because their lease is over: these are returned. Idempotent: what is not in the
+-- chunk any more is passed over.
 local function settle(s, me, at)
-  local back = {}
+  local back, over = {}, {}
   for _ = 1, tonumber(ARGV[at]) do
     local pos, whole, done, returns = ARGV[at + 1], ARGV[at + 2] == '1', numbers(ARGV[at + 3]), numbers(ARGV[at + 4])
-    at = at + 4
+    local ended = numbers(ARGV[at + 5])
+    at = at + 5
     local chunk = call('ZRANGEBYSCORE', R, pos, pos)[1]
     if chunk and string.sub(chunk, 34, 45) == me then
-      if whole and next(returns) == nil then
+      if whole and next(returns) == nil and next(ended) == nil then
         local _, _, _, _, n = unpack_bytes(CHUNK, chunk, 2)
         call('ZREM', R, chunk)
         s.out = s.out - n
       else
-        local left = take_out(s, chunk, function(id) return whole or done[id] or returns[id] end)
+        local left = take_out(s, chunk, function(id) return whole or done[id] or returns[id] or ended[id] end)
         for _, e in ipairs(left) do
           if returns[entry_id(e)] then back[#back + 1] = e end
+          if ended[entry_id(e)] then over[#over + 1] = e end
         end
       end
     end
   end
   put_back(back)
+  return over
 end
 
 -- Nothing is out any more.

@@ -12,8 +12,10 @@ save_state(s)
 if not complete then return {0, 1} end
 check_types()
 if call('HDEL', KEYS[11], text(id)) == 1 then
-  call('ZREM', KEYS[12], text(id))
+  local leased = call('ZREM', KEYS[12], text(id)) == 1
   call('ZREM', KEYS[13], text(id))
+  -- Some may wait for room: a bound on messages in flight.
+  if leased and tonumber(call('HGET', Q, 'wait') or 0) > now then call('PUBLISH', Q .. ':wake', '1') end
   return {1, 0}
 end
 -- jobs.lua stands here
