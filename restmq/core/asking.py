@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred, FirstError
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from restmq.errors import StoreError
 from restmq.redis.pipeline import Callback
+
+RETRY_SECONDS: Final = 0.2
 
 
 def ask(send: Callable[[bytes, Callback], None], command: bytes) -> Deferred[Any]:
@@ -52,3 +55,22 @@ def first_error(failure: Failure) -> Failure:
     wrapper = failure.value
     assert isinstance(wrapper, FirstError)
     return wrapper.subFailure
+
+
+class Retries:
+    """What is tried again a little later, unless the daemon ends before."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._waiting: list[IDelayedCall] = []
+
+    def later(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Call it in RETRY_SECONDS."""
+        self._waiting = [retry for retry in self._waiting if retry.active()]
+        self._waiting.append(self._clock.callLater(RETRY_SECONDS, call, *arguments))
+
+    def stop(self) -> None:
+        """Call nothing that waits."""
+        for retry in self._waiting:
+            if retry.active():
+                retry.cancel()

@@ -104,6 +104,7 @@ class Broker:
         self._store.on_message = self._message
         self.add = self._queues.add
         self.add_texts = self._queues.add_texts
+        self.add_packs = self._queues.add_packs
         self.pop = self._queues.pop
         self._reaper = Reaper(reactor, self._store, queue_scripts, scripts, self._queues)
         self._queues.on_due = self._feeds.on_due = self._reaper.expect
@@ -155,7 +156,7 @@ class Broker:
         await self._store.stop()
         self.events.stop()
 
-    # ---- messages: `add`, `add_texts` and `pop` are those of Queues
+    # ---- messages: `add`, `add_texts`, `add_packs` and `pop` are those of Queues
 
     def peek(self, queue: str) -> Deferred[Peeked | None]:
         """The oldest message, left in its place; None if there is none."""

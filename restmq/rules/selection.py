@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from restmq.rules.topics import MANY, Pattern, parse_pattern
+
+KEPT = 4096
+"""Selections that were asked for last: pollers ask for the same ones again and again."""
+
+FEW = 8
+"""One of more patterns is made anew each time."""
 
 
 class Selection:
@@ -30,11 +37,13 @@ class Selection:
         return self._hash
 
     @classmethod
+    @lru_cache(maxsize=KEPT)
     def exact(cls, topic: str) -> Selection:
         """One topic."""
         return cls(frozenset((topic,)), frozenset())
 
     @classmethod
+    @lru_cache(maxsize=KEPT)
     def parents(cls, topic: str) -> Selection:
         """A topic and all above it: of ``a.b.c`` also ``a.b`` and ``a``."""
         words = topic.split(".")
@@ -43,6 +52,7 @@ class Selection:
         )
 
     @classmethod
+    @lru_cache(maxsize=KEPT)
     def below(cls, topic: str) -> Selection:
         """A topic and all below it."""
         return cls(frozenset(), frozenset((Pattern((*topic.split("."), MANY)),)))
@@ -50,6 +60,15 @@ class Selection:
     @classmethod
     def matching(cls, patterns: Sequence[str]) -> Selection:
         """All that one of the patterns chooses. Raises BadRequest for what is none."""
+        return cls._few(*patterns) if len(patterns) <= FEW else cls._matching(patterns)
+
+    @classmethod
+    @lru_cache(maxsize=KEPT)
+    def _few(cls, *patterns: str) -> Selection:
+        return cls._matching(patterns)
+
+    @classmethod
+    def _matching(cls, patterns: Sequence[str]) -> Selection:
         parsed = [parse_pattern(pattern) for pattern in patterns]
         return cls(
             frozenset(pattern.text for pattern in parsed if pattern.exact),

@@ -14,6 +14,7 @@ import pytest
 import valkey as valkey_client
 
 from restmq.core import commands
+from restmq.core.packs import Pack
 from restmq.core.port import Hello, Report, Settled
 from restmq.core.wire import encode_payload
 from restmq.redis.keys import LOG_CLASSES, Keys
@@ -27,7 +28,7 @@ SHARED = {"common", "jobs", "log_common", "schedule_common"}
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.lua") if path.stem not in SHARED)
 KINDS = (
     *("hash", "list", "zset", "zset", "hash", "list", "hash", "list", "hash"),
-    *("zset", "hash", "zset", "zset", "zset"),
+    *("zset", "hash", "zset", "zset", "zset", "list"),
 )
 WRONG: dict[str, Callable[[valkey_client.Valkey, bytes], object]] = {
     "string": lambda store, key: store.set(key, b"x"),
@@ -41,6 +42,9 @@ LOG_KINDS = ("hash", "zset", "zset", "hash", "stream", *("stream",) * LOG_CLASSE
 SCHEDULE_KINDS = ("hash", "hash", "hash", "hash", "string")
 EVENT = b"\x01t\x00\x00\x00body"
 """The payload of an event of the topic t."""
+
+
+PACK = Pack({b"": (b"", b"")}, b"a\nb\nc", 3)
 
 
 class Case(NamedTuple):
@@ -122,7 +126,7 @@ def cases(desk: Desk) -> dict[str, Case]:
         "join": of_queue(*commands.join_arguments(DAEMONS[0], hello)),
         "leave": of_queue(*commands.leave_arguments(DAEMONS[0], report)),
         "log_append": of_log(0, 0, 7, keep_one, b"\0", 1, EVENT, 1, b"q"),
-        "log_bind": of_log(b"b", b'{"topic":"a","queue":"q"}'),
+        "log_bind": of_log(b"b", b'{"topic":"a","queue":"q"}', 9),
         "log_read": of_log(EPOCH, 0, 10, 0, 1, 0),
         "log_state": of_log(0, 0, 1),
         "log_trim": of_log(keep_one),
@@ -174,6 +178,9 @@ def build(server: valkey_client.Valkey) -> Store:
     desk.call("receive", 0, 1, 100)
     desk.now += 200
     desk.arrive(DAEMONS[0], {1: 1, 2: 1})
+    server.rpush(desk.list, b"\0" * 5 + (99).to_bytes(2, "big") + b"\0" * 12 + message)
+    server.rpush(desk.folded, b"\xff" + (100).to_bytes(7, "big") + b"\0" * 12 + PACK.encoded())
+    server.hset(desk.hash, mapping={"id": 102, "fold": 3})
     log = desk.keys.log("log")
     server.hset(log[0], mapping={"id": 2, "epoch": EPOCH, "bv": 7, "b0": 60})
     server.hset(log[3], "b", b"t")

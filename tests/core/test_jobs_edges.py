@@ -254,7 +254,7 @@ class Lists(Brokers):
         )
         await broker.put("q", [NewMessage(b"x", delay_ms=ms) for ms in (60_000, 30_000)])
         at = [place for place, command in enumerate(sent) if b"ZADD" in command]
-        put = [place for place, command in enumerate(sent) if b"*32" in command[:3]]
+        put = [place for place, command in enumerate(sent) if b"*33" in command[:3]]
         assert at
         assert put
         assert at[0] < put[0], sent

@@ -217,6 +217,25 @@ def test_bad_posts_publish_nothing(common_daemon, path, body, words):
     assert get(common_daemon, f"cursor={before}")["events"] == []
 
 
+@pytest.mark.parametrize("kind", ["application/json", "application/x-ndjson"])
+@pytest.mark.parametrize("body", [b'{"x":"\xff"}', b'"\xff"'])
+def test_what_is_not_utf_8_is_refused(common_daemon, kind, body):
+    """Or every reader of the log would get what is no JSON."""
+    event = b'{"topic":"w.utf8","body":%b}' % body
+    data = event if "nd" in kind else b'{"events":[%b]}' % event
+    bad(common_daemon.request("POST", "/v1/events", data, {"Content-Type": kind}), "UTF-8")
+    assert get(common_daemon, "topic=w.utf8")["events"] == []
+
+
+@pytest.mark.parametrize(
+    "member", ['"ttl":1', '"delay":0', '"priority":0', '"idempotency_key":"k"']
+)
+def test_members_of_messages_are_refused(common_daemon, member):
+    data = '{"events":[{"topic":"w.members","body":1,' + member + "}]}"
+    reply = common_daemon.request("POST", "/v1/events", data, {"Content-Type": "application/json"})
+    bad(reply, member.split('"')[1])
+
+
 def test_a_stream_begins_with_its_place_and_goes_on(common_daemon):
     stream = Streaming(common_daemon, "topic=w.s.*", Accept="text/event-stream")
     try:

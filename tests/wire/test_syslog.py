@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support import DEADLINE_SECONDS, Daemon, ValkeyServer, free_port, twistd, wait_until
+from tests.system.processes import stopped
 from tests.wire.clients import add, get, pop
 
 SYSLOGD = twistd("syslogd")
@@ -315,6 +316,23 @@ def test_what_was_taken_is_with_the_store_when_the_daemon_ends(make, valkey):
         assert server.stop() == 0
     server.start("/readyz")
     assert server.length() == 5000
+
+
+def test_what_the_kernel_has_at_the_end_is_read(make, valkey):
+    """The daemon is told to end while it stands still: lines of senders that have gone, and datagrams."""
+    server = make("--redis-url", valkey.url)
+    with server.tcp() as faithful:
+        faithful.sendall(b"<13>first\n")
+        wait_until(lambda: server.length() == 1, "the first line")
+        with stopped(server.pid):
+            faithful.sendall(b"<13>more\n" * 100)
+            server.send(*[b"<13>x\n"] * 900)
+            for _ in range(50):
+                server.datagram(b"<13>y")
+            server.terminate()
+        assert server.wait() == 0
+    server.start("/readyz")
+    assert server.length() == 1051
 
 
 # -- real senders ---------------------------------------------------------------------------------

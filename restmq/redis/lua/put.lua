@@ -30,7 +30,7 @@ end
 if s.id < floor then  -- the store lost time: ids must rise all the same
   s.id, s.epoch = floor + 1000000, math.max(now, s.epoch + 1)
 end
-local v = call('HMGET', Q, 'ttl_ms', 'max_length', 'max_bytes', 'overflow', 'put_rate', 'ptat', 'prio', 'dedup_ms')
+local v = call('HMGET', Q, 'ttl_ms', 'max_length', 'max_bytes', 'overflow', 'put_rate', 'ptat', 'prio', 'dedup_ms', 'fold')
 local ttl_of_queue, most, most_bytes, drops = tonumber(v[1] or 0), tonumber(v[2]), tonumber(v[3]), v[4] == '2'
 local rate, clock_of_rate, dedup = tonumber(v[5] or 0), tonumber(v[6] or 0), tonumber(v[8] or 86400000)
 local step = rate > 0 and 1000 / rate or 0
@@ -44,13 +44,13 @@ end
 local held, staying = 0, 0
 if most then
   staying = call('ZCARD', D)
-  held = call('LLEN', L) + call('ZCARD', Y) + staying
+  held = call('LLEN', L) + (v[9] or 0) + call('ZCARD', Y) + staying
 end
 local bytes, staying_bytes = 0, 0
 if most_bytes then
   staying_bytes = call('MEMORY', 'USAGE', J) or 0
   bytes = staying_bytes
-  for _, key in ipairs({L, Y}) do bytes = bytes + (call('MEMORY', 'USAGE', key) or 0) end
+  for _, key in ipairs({L, F, Y}) do bytes = bytes + (call('MEMORY', 'USAGE', key) or 0) end
 end
 local function full() return (most and held >= most) or (most_bytes and bytes > most_bytes) end
 local function too_soon()  -- "" if the rate lets one more in, else the error
@@ -74,6 +74,7 @@ local function make_room()
   if (most and staying >= most) or (most_bytes and staying_bytes > most_bytes) then return end
   while drops and full() and looked < 2 * MAX_MESSAGES do
     looked = looked + 1
+    unfold(1)
     local oldest, place = call('LINDEX', L, 0), L
     for rank = 0, 9 do
       local m = call('ZRANGEBYLEX', Y, '[' .. string.char(rank), '(' .. string.char(rank + 1), 'LIMIT', 0, 1)[1]

@@ -11,13 +11,13 @@ import re
 import secrets
 from collections.abc import Collection
 from typing import Any, Final
-from urllib.parse import parse_qsl
 
 import orjson
 
 from restmq.errors import BadMember, BadRequest
 from restmq.rules.queue_settings import DEAD
 from restmq.web.endpoint import Endpoint, Refusal, Reply
+from restmq.web.queries import query_pairs
 from restmq.web.v1.given import Given, read_given
 from restmq.web.v1.problems import Fault, Problem, code_of, problem_document
 
@@ -181,12 +181,7 @@ class V1Endpoint(Endpoint):
         Those that begin with ``_`` are ignored; only ``several`` may be repeated.
         """
         try:
-            pairs = parse_qsl(
-                self.request.query,
-                keep_blank_values=True,
-                errors="strict",
-                max_num_fields=MAX_FIELDS,
-            )
+            pairs = query_pairs(self.request.query, MAX_FIELDS)
         except UnicodeDecodeError:
             raise BadRequest("the query is not valid UTF-8") from None
         except ValueError:

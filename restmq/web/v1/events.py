@@ -15,6 +15,8 @@ import orjson
 from msgspec import Meta
 from twisted.internet.defer import Deferred
 
+from restmq.core.event_reading import NOWHERE
+from restmq.core.event_tail import Query
 from restmq.errors import BadRequest
 from restmq.event import MAIN_LOG, EventCursor, EventPage, NewEvent
 from restmq.rules.selection import Selection
@@ -56,6 +58,7 @@ from restmq.web.v1.new_messages import (
     kept_headers,
     not_json,
     read_item,
+    refuse_bad_utf8,
     stated_type,
 )
 from restmq.web.v1.problems import Fault, Problem
@@ -106,8 +109,11 @@ class _Events(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 _EVENTS: Final = msgspec.json.Decoder(_Events)
 _EVENT: Final = msgspec.json.Decoder(EventItem)
-_OF_QUEUES: Final = ("ttl", "delay", "deliver_at", "priority")
-EVENT: Final = frozenset(EventItem.__struct_fields__) - {*_OF_QUEUES, "idempotency_key"}
+_NOT_HERE: Final = {
+    **dict.fromkeys(("ttl", "delay", "deliver_at", "priority"), "is for messages of queues"),
+    "idempotency_key": "is for messages; one header Idempotency-Key is for all events of a request",
+}
+EVENT: Final = frozenset(EventItem.__struct_fields__) - {*_NOT_HERE}
 
 
 def read_log(given: Given) -> str:
@@ -175,6 +181,7 @@ def read_event_stream(
 
 def read_batch(data: bytes, lines: bool, bounds: Bounds) -> list[NewEvent]:
     """``{"events": [...]}``, or an event object a line. Raises Problem, 413 for one that is too large."""
+    refuse_bad_utf8(data)
     try:
         if lines:
             found = [_EVENT.decode(line) for line in data.split(b"\n") if line.strip()]
@@ -195,10 +202,9 @@ def read_batch(data: bytes, lines: bool, bounds: Bounds) -> list[NewEvent]:
 
 def read_event(item: EventItem, where: str, bounds: Bounds) -> NewEvent:
     """One event of a batch. Raises Problem or BadRequest."""
-    for name in _OF_QUEUES:
-        if getattr(item, name) is not None:
-            fault = Fault(f"{where}/{name}", "is for messages of queues")
-            raise Problem("bad_request", f"{name} is for messages of queues", faults=(fault,))
+    for name, why in _NOT_HERE.items():
+        if getattr(item, name) not in (None, ""):
+            raise Problem("bad_request", f"{name} {why}", faults=(Fault(f"{where}/{name}", why),))
     topic = parse_topic(item.topic, f"{where}/topic")
     message = read_item(item, where, bounds, NO_OPTIONS, b"")
     return NewEvent(topic, message.body, message.content_type, message.headers)
@@ -298,7 +304,7 @@ class EventsOfTopics(V1Endpoint):
             )
         },
     )
-    def get(self) -> Deferred[Reply]:
+    def get(self) -> Reply | Deferred[Reply]:
         """What matches behind a cursor, at once or when there is something."""
         given = self.given(("cursor", "wait", "limit", "log"), ("topic",))
         log, selection = read_log(given), read_selection(given.texts("topic", MAX_TOPICS))
@@ -308,11 +314,14 @@ class EventsOfTopics(V1Endpoint):
             after = read_event_cursor(sent, "Last-Event-ID")
         limit = given.whole("limit", DEFAULT_LIMIT, 1, MAX_LIMIT)
         wait = given.seconds("wait", 0, self.settings.max_wait) or 0.0
+        events = self.broker.events
+        page = events.look(log, Query(selection, after or NOWHERE, limit))
+        if page is not None and (page.events or not wait):
+            return self._page(page)
         if not wait:
-            done: Deferred[EventPage] = self.broker.events.read(log, selection, after, limit)
+            done: Deferred[EventPage] = events.read(log, selection, after, limit)
             return done.addCallback(self._page)
-        waiting = self.broker.events.wait(log, selection, after, limit, wait)
-        return self._waited(waiting)
+        return self._waited(events.wait(log, selection, after, limit, wait))
 
     def _waited(self, waiting: Deferred[EventPage]) -> Deferred[Reply]:
         """Nobody waits for a client that left, nor when the daemon is about to end."""
