@@ -17,6 +17,7 @@ from tests.wire.websockets import BINARY, CLOSE, PING, PONG, TEXT, Socket, encod
 def test_messages_are_pushed_as_text_frames(server, queue, ws):
     client = ws(f"/ws/{queue}")
     assert client.status == 101
+    assert client.headers["server"] == get(server, "/livez").headers["server"]
     for value in ("one", "zwei é €", "x" * 200, "y" * 70_000):
         add(server, queue, value)
     got = [client.message() for _ in range(4)]
