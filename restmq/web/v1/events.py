@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import orjson
@@ -44,9 +44,8 @@ from restmq.web.describe import (
 )
 from restmq.web.endpoint import Access, Reply, endpoint
 from restmq.web.event_json import page_json
-from restmq.web.event_stream import DEFAULT_SLOW
+from restmq.web.event_stream import DEFAULT_SLOW, AskedStream
 from restmq.web.message_json import quoted
-from restmq.web.stream import Choices
 from restmq.web.v1.endpoint import V1Endpoint
 from restmq.web.v1.given import Given
 from restmq.web.v1.messages import HEADERS, NDJSON, refuse_larger
@@ -58,6 +57,7 @@ from restmq.web.v1.new_messages import (
     kept_headers,
     not_json,
     read_item,
+    refuse_bad_utf8,
     stated_type,
 )
 from restmq.web.v1.problems import Fault, Problem
@@ -108,8 +108,11 @@ class _Events(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 _EVENTS: Final = msgspec.json.Decoder(_Events)
 _EVENT: Final = msgspec.json.Decoder(EventItem)
-_OF_QUEUES: Final = ("ttl", "delay", "deliver_at", "priority")
-EVENT: Final = frozenset(EventItem.__struct_fields__) - {*_OF_QUEUES, "idempotency_key"}
+_NOT_HERE: Final = {
+    **dict.fromkeys(("ttl", "delay", "deliver_at", "priority"), "is for messages of queues"),
+    "idempotency_key": "is for messages; one header Idempotency-Key is for all events of a request",
+}
+EVENT: Final = frozenset(EventItem.__struct_fields__) - {*_NOT_HERE}
 
 
 def read_log(given: Given) -> str:
@@ -144,21 +147,16 @@ def read_selection(topics: Sequence[str] | None) -> Selection:
     return Selection.matching(topics)
 
 
-class AskedStream(NamedTuple):
-    """A stream of events as a client wants it; ``after`` None: from now on."""
-
-    log: str
-    selection: Selection
-    after: EventCursor | None
-    choices: Choices
-
-
 def read_event_stream(
-    given: Mapping[str, Sequence[str]], settings: Settings, last_event_id: str | None
+    given: Mapping[str, Sequence[str]],
+    settings: Settings,
+    last_event_id: str | None,
+    heartbeat: float | None = None,
 ) -> AskedStream:
     """``topic`` (several), ``log``, ``cursor``, and the choices of every stream. Raises BadRequest.
 
     ``Last-Event-ID`` counts before ``cursor``, which stays in the URL of a page that comes back.
+    ``heartbeat`` is the transport's default, None the operator's.
     """
     texts = {name: values[0] for name, values in given.items() if name != "topic"}
     for name in ("ack", "lease", "observe"):
@@ -168,7 +166,7 @@ def read_event_stream(
     if _LOG.fullmatch(log) is None:
         raise BadRequest(f"log is 1 to 64 letters, digits, _ and -, not {log[:60]!r}")
     texts.setdefault("slow", DEFAULT_SLOW)
-    choices = read_choices(texts, settings, settings.heartbeat)
+    choices = read_choices(texts, settings, settings.heartbeat if heartbeat is None else heartbeat)
     after = read_event_cursor(last_event_id, "Last-Event-ID")
     if after is None:
         after = read_event_cursor(texts.get("cursor"))
@@ -177,6 +175,7 @@ def read_event_stream(
 
 def read_batch(data: bytes, lines: bool, bounds: Bounds) -> list[NewEvent]:
     """``{"events": [...]}``, or an event object a line. Raises Problem, 413 for one that is too large."""
+    refuse_bad_utf8(data)
     try:
         if lines:
             found = [_EVENT.decode(line) for line in data.split(b"\n") if line.strip()]
@@ -197,10 +196,9 @@ def read_batch(data: bytes, lines: bool, bounds: Bounds) -> list[NewEvent]:
 
 def read_event(item: EventItem, where: str, bounds: Bounds) -> NewEvent:
     """One event of a batch. Raises Problem or BadRequest."""
-    for name in _OF_QUEUES:
-        if getattr(item, name) is not None:
-            fault = Fault(f"{where}/{name}", "is for messages of queues")
-            raise Problem("bad_request", f"{name} is for messages of queues", faults=(fault,))
+    for name, why in _NOT_HERE.items():
+        if getattr(item, name) not in (None, ""):
+            raise Problem("bad_request", f"{name} {why}", faults=(Fault(f"{where}/{name}", why),))
     topic = parse_topic(item.topic, f"{where}/topic")
     message = read_item(item, where, bounds, NO_OPTIONS, b"")
     return NewEvent(topic, message.body, message.content_type, message.headers)
