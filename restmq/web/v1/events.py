@@ -56,6 +56,7 @@ from restmq.web.v1.new_messages import (
     kept_headers,
     not_json,
     read_item,
+    refuse_bad_utf8,
     stated_type,
 )
 from restmq.web.v1.problems import Fault, Problem
@@ -106,8 +107,8 @@ class _Events(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 _EVENTS: Final = msgspec.json.Decoder(_Events)
 _EVENT: Final = msgspec.json.Decoder(EventItem)
-_OF_QUEUES: Final = ("ttl", "delay", "deliver_at", "priority")
-EVENT: Final = frozenset(EventItem.__struct_fields__) - {*_OF_QUEUES, "idempotency_key"}
+_OF_QUEUES: Final = ("ttl", "delay", "deliver_at", "priority", "idempotency_key")
+EVENT: Final = frozenset(EventItem.__struct_fields__) - {*_OF_QUEUES}
 
 
 def read_log(given: Given) -> str:
@@ -175,6 +176,7 @@ def read_event_stream(
 
 def read_batch(data: bytes, lines: bool, bounds: Bounds) -> list[NewEvent]:
     """``{"events": [...]}``, or an event object a line. Raises Problem, 413 for one that is too large."""
+    refuse_bad_utf8(data)
     try:
         if lines:
             found = [_EVENT.decode(line) for line in data.split(b"\n") if line.strip()]
@@ -182,7 +184,7 @@ def read_batch(data: bytes, lines: bool, bounds: Bounds) -> list[NewEvent]:
             found = _EVENTS.decode(data).events
     except msgspec.ValidationError as error:
         raise explained(error, bounds) from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise not_json(error) from None
     if not 1 <= len(found) <= bounds.items:
         raise Problem("bad_request", f"a batch has 1 to {bounds.items} events")
@@ -196,7 +198,7 @@ def read_batch(data: bytes, lines: bool, bounds: Bounds) -> list[NewEvent]:
 def read_event(item: EventItem, where: str, bounds: Bounds) -> NewEvent:
     """One event of a batch. Raises Problem or BadRequest."""
     for name in _OF_QUEUES:
-        if getattr(item, name) is not None:
+        if getattr(item, name) not in (None, ""):
             fault = Fault(f"{where}/{name}", "is for messages of queues")
             raise Problem("bad_request", f"{name} is for messages of queues", faults=(fault,))
     topic = parse_topic(item.topic, f"{where}/topic")

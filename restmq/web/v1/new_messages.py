@@ -255,7 +255,7 @@ def read_batch(
 
     Raises Problem.
     """
-    _refuse_bad_utf8(data)
+    refuse_bad_utf8(data)
     if options is NO_OPTIONS and not headers and (plain := _plain_batch(data, bounds)):
         _refuse_larger(plain.messages, len(data), bounds.message_bytes)
         return plain
@@ -394,7 +394,7 @@ def read_lines(
     data: bytes, bounds: Bounds = USUAL, options: Options = NO_OPTIONS, headers: bytes = b""
 ) -> list[NewMessage]:
     """ndjson: each line that is not empty is the JSON body of one message. Raises Problem."""
-    _refuse_bad_utf8(data)
+    refuse_bad_utf8(data)
     if data.count(b"\n") > 2 * bounds.items:
         raise _too_many(bounds)
     max_bytes = bounds.message_bytes
@@ -433,7 +433,8 @@ def _too_many(bounds: Bounds) -> Problem:
     return Problem("too_large", f"a batch has at most {bounds.items} messages")
 
 
-def _refuse_bad_utf8(data: bytes) -> None:
+def refuse_bad_utf8(data: bytes) -> None:
+    """Raise Problem, with the line, for what is not UTF-8: bodies are kept as sent, so decoders pass over them."""
     if data.isascii():
         return
     try:
