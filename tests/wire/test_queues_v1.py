@@ -602,6 +602,7 @@ def test_what_is_not_there_is_a_problem_too(server: Daemon) -> None:
         ("receive", '{"limit": true}', "limit"),
         ("receive", '{"limit": 1, "limit": 2}', "limit"),
         ("receive", '{"lim": 1}', "lim"),
+        pytest.param("receive", '{"lease":' + "[" * 1000 + "]" * 1000 + "}", "lease", id="deep"),
         ("receive", "[1]", "body"),
         ("receive", "{", "JSON"),
         ("pause?paused=none", None, "paused"),

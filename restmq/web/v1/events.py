@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import msgspec
-import orjson
 from msgspec import Meta
 from twisted.internet.defer import Deferred
 
@@ -52,6 +51,7 @@ from restmq.web.v1.new_messages import (
     NO_OPTIONS,
     Bounds,
     Item,
+    as_item,
     explained,
     kept_headers,
     not_json,
@@ -207,12 +207,8 @@ def read_event(item: EventItem, where: str, bounds: Bounds) -> NewEvent:
 
 
 def read_event_command(members: Mapping[str, Any], bounds: Bounds) -> NewEvent:
-    """One event of members that are decoded already (a command on a WebSocket). Raises as `read_batch`."""
-    try:
-        item = _EVENT.decode(orjson.dumps(members))
-    except msgspec.ValidationError as error:
-        raise explained(error, bounds) from None
-    return read_event(item, "", bounds)
+    """One event of the members of a command on a WebSocket, its body as it was sent. Raises as `read_batch`."""
+    return read_event(as_item(members, EventItem, bounds), "", bounds)
 
 
 def published(broker: Any, log: str, topic: str, number: int) -> bytes:
