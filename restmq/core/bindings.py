@@ -2,14 +2,15 @@
 
 An append writes each bound event into the log's outbox in the same step, so there is never the one
 without the other. From there any daemon puts it into the queue under a key of its own, so it arrives
-once, whoever dies on the way; then the outbox forgets it. What a queue refuses (it is full) waits.
+once, whoever dies on the way; then the outbox forgets it. What a queue refuses (it is full) waits, and
+what is bound for others passes it by.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -18,13 +19,16 @@ from twisted.python.failure import Failure
 
 from restmq.core.event_reading import StoredLog
 from restmq.core.event_wire import decode_event
-from restmq.errors import StoreError
+from restmq.errors import StoreError, StoreRefused, TooManyBindings
 from restmq.event import Event
 from restmq.message import NewMessage, Put
 from restmq.redis.pipeline import encode, encode_arguments
 from restmq.rules.topics import Pattern, Patterns, parse_pattern
 
-MOVED_AT_ONCE = 200
+MOVED_AT_ONCE: Final = 200
+
+MAX_BINDINGS: Final = 100
+"""Of one log: each is another copy of an event in the one step that appends it."""
 
 PutInto = Callable[[str, list[NewMessage]], Deferred[list[Put]]]
 
@@ -65,8 +69,8 @@ class Table(NamedTuple):
         ]
 
 
-def table_answer(reply: Any) -> tuple[bool, Table]:
-    """Of log_bind.lua: whether the binding was there before, and all of them."""
+def table_answer(reply: Any) -> Table:
+    """Of log_bind.lua: all there are."""
     patterns: Patterns[str] = Patterns()
     bindings = {
         name.decode("utf-8"): decode_binding(value)
@@ -74,7 +78,7 @@ def table_answer(reply: Any) -> tuple[bool, Table]:
     }
     for binding in bindings.values():
         patterns.add(binding.pattern, binding.queue)
-    return reply[0] == 1, Table(reply[1], bindings, patterns)
+    return Table(reply[1], bindings, patterns)
 
 
 NONE = Table(b"0", {}, Patterns())
@@ -115,8 +119,12 @@ class LogBindings:
         """``put`` puts messages into a queue."""
         self.table = NONE
         self.put: PutInto = put
+        self.moving = False
         self._stored = stored
-        self._moving = False
+        self._more = False
+        self._behind = b""  # how far the outbox was looked through; b"": from its beginning
+        self._refusing: set[str] = set()
+        self._broken: set[str] = set()
 
     async def learn(self) -> Table:
         """Those that hold now."""
@@ -131,37 +139,71 @@ class LogBindings:
 
     async def _asked(self, name: bytes, value: bytes) -> bool:
         stored = self._stored
-        command = stored.scripts.call("log_bind", stored.name, 2, encode_arguments(name, value))
-        was, self.table = table_answer(await stored.ask(command))
-        return was
+        arguments = encode_arguments(name, value, b"%d" % MAX_BINDINGS)
+        command = stored.scripts.call("log_bind", stored.name, 3, arguments)
+        reply = await stored.ask(command)
+        self.table = table_answer(reply)
+        if reply[0] < 0:
+            raise TooManyBindings(f"the log {stored.name} has {MAX_BINDINGS} bindings, the most")
+        return bool(reply[0])
+
+    def move_all(self) -> None:
+        """As `move`; queues that refused what is bound for them are tried again."""
+        self._behind = b""
+        self._refusing.clear()
+        self.move()
 
     def move(self) -> None:
-        """Put what lies in the outbox into its queues."""
-        if not self._moving:
-            self._moving = True
+        """Put what came into the outbox into its queues."""
+        self._more = True
+        if not self.moving:
+            self.moving = True
             moving = ensureDeferred(self._moved())
             moving.addErrback(self._move_failed)
-            moving.addCallback(lambda _: setattr(self, "_moving", False))
+            moving.addCallback(lambda _: setattr(self, "moving", False))
 
     def _move_failed(self, failure: Failure) -> None:
-        """While the store is away nothing moves; anything else is a bug."""
+        """While the store is away nothing moves; anything else is a bug. `move_all` tries again."""
         if not isinstance(failure.value, StoreError):
             self.log.failure("an outbox stands still", failure)
 
     async def _moved(self) -> None:
         stored = self._stored
         outbox = stored.scripts.keys.log(stored.name)[4]
-        look = encode(b"XRANGE", outbox, b"-", b"+", b"COUNT", b"%d" % MOVED_AT_ONCE)
-        while True:
+        while self._more:
+            self._more = False
+            count = b"%d" % MOVED_AT_ONCE
+            look = encode(b"XRANGE", outbox, self._behind or b"-", b"+", b"COUNT", count)
             here = outbox_answer(stored.name, await stored.ask(look))
             queues: dict[str, list[Bound]] = {}
             for bound in here:
                 queues.setdefault(bound.queue, []).append(bound)
-            there: list[bytes] = []
             for queue, those in queues.items():
-                puts = await self.put(queue, [bound.message for bound in those])
-                there += [b.place for b, put in zip(those, puts, strict=True) if not put.error]
-            if there:
-                await stored.ask(encode(b"XDEL", outbox, *there))
-            if len(there) < len(here) or len(here) < MOVED_AT_ONCE:
-                return  # what a queue did not take is tried again at the next tick
+                if queue in self._refusing:
+                    continue  # or it would get them in another order
+                there = await self._put(queue, those)
+                if there:
+                    await stored.ask(encode(b"XDEL", outbox, *there))
+            if here:
+                self._behind = b"(" + here[-1].place
+            self._more = self._more or len(here) == MOVED_AT_ONCE
+
+    async def _put(self, queue: str, those: list[Bound]) -> list[bytes]:
+        """The places of those that are in the queue now; what it refuses is left for `move_all`."""
+        try:
+            puts = await self.put(queue, [bound.message for bound in those])
+        except StoreRefused as error:
+            if queue not in self._broken:
+                self._broken.add(queue)
+                self.log.error(
+                    "events for {queue} wait, it cannot be put into: {error}",
+                    queue=queue,
+                    error=error,
+                )
+            self._refusing.add(queue)
+            return []
+        self._broken.discard(queue)
+        there = [bound.place for bound, put in zip(those, puts, strict=True) if not put.error]
+        if len(there) < len(those):
+            self._refusing.add(queue)
+        return there

@@ -56,7 +56,8 @@ class Following:
 
     def end(self) -> None:
         """Nobody reads the log any more: forget what was heard."""
-        self._stored.store.listen(encode(b"UNSUBSCRIBE", self.channel))
+        if self.wanted:
+            self._stored.store.listen(encode(b"UNSUBSCRIBE", self.channel))
         self.wanted = False
         self.deaf()
         self._recent.tail = None
@@ -104,8 +105,11 @@ class Following:
             self._held.append(chunk)
             self._fill()
         elif chunk.last > tail.last:
-            tail.append(chunk.events, chunk.last)
-            self._subscribers.push(chunk.epoch, chunk.events, chunk.last)
+            events = chunk.events
+            if chunk.prev < tail.last:  # what was read from the store ended inside this chunk
+                events = [event for event in events if event.id > tail.last]
+            tail.append(events, chunk.last)
+            self._subscribers.push(chunk.epoch, events, chunk.last)
 
     def _fill(self) -> None:
         """Learn what the channel did not tell; then what was held, and live."""

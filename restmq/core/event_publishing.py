@@ -54,9 +54,9 @@ class Publishing:
         stored: StoredLog,
         bindings: LogBindings,
         retention: Retention,
-        due: Callable[[], None],
+        due: Callable[[Publishing], None],
     ) -> None:
-        """``due`` is called when there is something for `flush`."""
+        """``due`` is called with this when there is something for `flush`."""
         self._stored = stored
         self._bindings = bindings
         self._class_of = retention.class_of
@@ -64,6 +64,7 @@ class Publishing:
         self._due = due
         self._turns: list[_Turn] = []
         self._parked: list[_Turn] | None = None  # what waits for the bindings that hold
+        self._asked = 0
 
     def publish(self, events: Sequence[NewEvent], short: bool) -> Deferred[list[int]]:
         """See `Events.publish`."""
@@ -114,8 +115,13 @@ class Publishing:
             or (turn.size and turn.size + sum([len(event.body) for event in whole]) > MAX_BYTES)
         ):
             self._turns.append(_Turn())
-        self._due()
+        self._due(self)
         return self._turns[-1]
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits, and nothing is under way."""
+        return not self._turns and self._parked is None and not self._asked
 
     def flush(self) -> None:
         """Send what this turn brought."""
@@ -143,6 +149,7 @@ class Publishing:
         )
 
         def appended(reply: Any) -> None:
+            self._asked -= 1
             if isinstance(reply, StoreError):
                 turn.failed(reply)
                 return
@@ -158,6 +165,7 @@ class Publishing:
                 self._bindings.move()
 
         command = stored.scripts.call("log_append", stored.name, 6 + count + len(bound), arguments)
+        self._asked += 1
         stored.store.send(command, appended)
 
     def _park(self, turn: _Turn) -> None:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from restmq.core.asking import ask
-from restmq.core.event_tail import Query, Tail
+from restmq.core.event_tail import MAX_PAGE_BYTES, Query, Tail, weight
 from restmq.core.event_wire import Found, LogScripts, State, found_answer, state_answer
 from restmq.errors import OutcomeUnknown, StoreAway, StoreError
 from restmq.event import Event, EventCursor, EventGap, EventPage
 from restmq.redis.connection import Store
 from restmq.redis.pipeline import Callback, encode, encode_arguments
 
-PAGE = 1000
+PAGE: Final = 1000
 """Events of one page of the store."""
+
+CALLS: Final = 20
+"""Calls of the store for one page; a reader of what hardly anything matches asks again from there."""
+
+_CHOSEN: Final = 4096
+"""Of how many topics a reading remembers whether it wants them."""
 
 
 class StoredLog:
@@ -103,7 +109,7 @@ class StoredLog:
             b"%d" % query.cursor.id,
             b"%d" % count,
             b"1" if query.newest_first else b"0",
-            b"0" if below else b"1",
+            b"1",
             b"%d" % below,
             *(topic.encode("utf-8") for topic in topics),
         ]
@@ -136,41 +142,80 @@ class _Reading:
         self._query = query
         self._first = first
         self._begun = query.cursor == (0, 0)  # from the beginning nothing can be missing
+        self._gone = False
         self._reset = False
-        self._more = False
+        self._calls = 0
+        self._bytes = 0
         self._events: list[Event] = []
-        self._gone = not self._begun and any(
-            number > first.after and (not topic or query.selection.matches(topic))
-            for topic, number in first.trimmed
-        )
+        self._cut: int | None = None  # where it ended before its time
+        self._chosen: dict[str, bool] = {}
 
     def add(self, found: Found) -> bool:
         """Take a reply; whether another is wanted."""
-        query, events = self._query, self._events
+        query = self._query
+        self._calls += 1
         self._reset = self._reset or found.reset
+        if self._is_holed(found):
+            if self._events and not query.newest_first:
+                self._cut = found.after  # who reads on from there is told
+                return False
+            self._gone = not self._begun
         for event in found.events:
-            if not query.selection.matches(event.topic):
-                continue
-            if 0 < event.expires_ms <= found.now_ms:
-                self._gone = self._gone or not self._begun
-            elif query.leave_out is None or not query.leave_out(event):
-                events.append(event)
-        full = len(events) >= query.limit
-        self._more = len(events) > query.limit or (full and found.reached > 0)
-        return found.reached > 0 and not self._more
+            if self._is_chosen(event) and not self._take(event, found.now_ms):
+                self._cut = self._events[-1].id
+                return False
+        if not found.reached:
+            return False
+        if len(self._events) == query.limit:
+            self._cut = self._events[-1].id
+        elif self._calls == CALLS and not query.newest_first:
+            self._cut = found.reached
+        return self._cut is None
+
+    def _is_holed(self, found: Found) -> bool:
+        """Whether something of it went by retention, behind where this reply begins."""
+        return any(
+            number > found.after and (not topic or self._is_wanted(topic))
+            for topic, number in found.trimmed
+        )
+
+    def _is_wanted(self, topic: str) -> bool:
+        chosen = self._chosen.get(topic)
+        if chosen is None:
+            if len(self._chosen) >= _CHOSEN:
+                self._chosen.clear()
+            chosen = self._chosen[topic] = self._query.selection.matches(topic)
+        return chosen
+
+    def _is_chosen(self, event: Event) -> bool:
+        leave_out = self._query.leave_out
+        return self._is_wanted(event.topic) and (leave_out is None or not leave_out(event))
+
+    def _take(self, event: Event, now_ms: int) -> bool:
+        """False: it does not fit on the page."""
+        if 0 < event.expires_ms <= now_ms:
+            self._gone = self._gone or not self._begun
+            return True
+        size = weight(event)
+        full = len(self._events) == self._query.limit
+        if self._events and (full or self._bytes + size > MAX_PAGE_BYTES):
+            return False
+        self._bytes += size
+        self._events.append(event)
+        return True
 
     def page(self, last: Found) -> EventPage:
         """The whole; ``last`` is what was taken last."""
-        query, events = self._query, self._events[: self._query.limit]
-        end = last.last
-        if query.newest_first:
+        events, end = self._events, last.last
+        if self._query.newest_first:
             end = self._first.last
-        elif self._more:
-            end = events[-1].id
+        elif self._cut is not None:
+            end = self._cut
         gap = None
         if self._gone or self._reset:
             gap = EventGap(min((event.id for event in events), default=None), self._reset)
-        return EventPage(events, EventCursor(last.epoch, end), gap, self._more, last.now_ms)
+        more = self._cut is not None
+        return EventPage(events, EventCursor(last.epoch, end), gap, more, last.now_ms)
 
 
 class Recent:

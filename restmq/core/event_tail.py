@@ -22,7 +22,18 @@ SLACK = 8
 VIEWS = 4096
 """How many selections have their events listed; the one that was asked for longest ago goes first."""
 
+VIEWED = 500_000
+"""Events, and topics known to be chosen or not, that all views may list together."""
+
+MAX_PAGE_BYTES = 1_048_576
+"""What one reader is given at once, but for a single event that is larger."""
+
 _ID = attrgetter("id")
+
+
+def weight(event: Event) -> int:
+    """What counts for bounds in bytes."""
+    return len(event.body) + len(event.headers)
 
 
 class Query(NamedTuple):
@@ -36,7 +47,7 @@ class Query(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """What a tail has for a reader: ``more`` says that the limit cut it."""
+    """What a tail has for a reader: ``more`` says that the limit, or MAX_PAGE_BYTES, cut it."""
 
     events: list[Event]
     more: bool
@@ -72,6 +83,10 @@ class _View:
         if self.events and self.events[0].id <= start:
             del self.events[: bisect_right(self.events, start, key=_ID)]
 
+    def size(self) -> int:
+        """For VIEWED."""
+        return len(self.events) + len(self._chosen)
+
 
 class Tail:
     """The events of one log, of one life of the store, behind ``start``."""
@@ -84,6 +99,7 @@ class Tail:
         self._bytes = 0
         self._by_topic: dict[str, list[Event]] = {}
         self._views: dict[Selection, _View] = {}
+        self._viewed = 0
 
     def append(self, events: list[Event], last: int) -> None:
         """What follows on ``self.last``, up to ``last``, in order."""
@@ -91,7 +107,7 @@ class Tail:
         self.last = last
         by_topic = self._by_topic
         for event in events:
-            self._bytes += len(event.body)
+            self._bytes += weight(event)
             of_topic = by_topic.get(event.topic)
             if of_topic is None:
                 by_topic[event.topic] = [event]
@@ -104,7 +120,7 @@ class Tail:
         keep, size = 0, 0
         most = MAX_BYTES - MAX_BYTES // SLACK
         for event in reversed(self._events):
-            size += len(event.body)
+            size += weight(event)
             if keep == MAX_EVENTS or (size > most and keep):
                 break
             keep += 1
@@ -112,7 +128,7 @@ class Tail:
         del self._events[: len(gone)]
         counts: dict[str, int] = {}
         for event in gone:
-            self._bytes -= len(event.body)
+            self._bytes -= weight(event)
             counts[event.topic] = counts.get(event.topic, 0) + 1
         for topic, count in counts.items():
             of_topic = self._by_topic[topic]
@@ -121,6 +137,9 @@ class Tail:
                 del self._by_topic[topic]
         if gone:
             self.start = gone[-1].id
+            for view in self._views.values():
+                view.cut(self.start)
+            self._viewed = sum([view.size() for view in self._views.values()])
 
     def _of(self, selection: Selection, after: int) -> list[Event]:
         """The events of a selection, at least those behind ``after``."""
@@ -128,15 +147,17 @@ class Tail:
             (topic,) = selection.topics
             return self._by_topic.get(topic, [])
         view = self._views.pop(selection, None)
+        if view is not None:
+            self._viewed -= view.size()
         if view is None or view.begin > after:
-            if len(self._views) >= VIEWS:
-                del self._views[next(iter(self._views))]
             view = _View(selection, after)
-        self._views[selection] = view
         if view.seen < self.last:
             at = bisect_right(self._events, view.seen, key=_ID)
             view.extend(self._events[at:], self.last)
-        view.cut(self.start)
+        self._viewed += view.size()
+        while self._views and (len(self._views) >= VIEWS or self._viewed > VIEWED):
+            self._viewed -= self._views.pop(next(iter(self._views))).size()
+        self._views[selection] = view
         return view.events
 
     def read(self, query: Query, now_ms: int) -> Cut | None:
@@ -165,7 +186,18 @@ class Tail:
             return None
         if query.newest_first:
             found = found[::-1]
-        return Cut(found[:limit], len(found) > limit)
+        fits = _fitting(found[:limit])
+        return Cut(found[:fits], len(found) > fits)
+
+
+def _fitting(events: list[Event]) -> int:
+    """How many of the first ones are within MAX_PAGE_BYTES; one at least, if there is one."""
+    size = 0
+    for place, event in enumerate(events):
+        size += weight(event)
+        if size > MAX_PAGE_BYTES and place:
+            return place
+    return len(events)
 
 
 def _over(event: Event, now_ms: int) -> bool:

@@ -32,7 +32,12 @@ from restmq.rules.retention import Retention
 from restmq.rules.selection import Selection
 
 IDLE_SECONDS: Final = 600.0
-"""A log that nobody read for so long is not followed any more."""
+"""A log that nobody used for so long is not followed any more, and forgotten."""
+
+MANY: Final = 1000
+"""If more logs than these are in use, BRIEFLY is the time: names of logs are anybody's."""
+
+BRIEFLY: Final = 5.0
 
 TRIM_SECONDS: Final = 10.0
 
@@ -46,7 +51,7 @@ class _Log:
         retention: Retention,
         put: PutInto,
         retries: Retries,
-        due: Callable[[], None],
+        due: Callable[[Publishing], None],
     ) -> None:
         self.stored = stored
         self.bindings = LogBindings(stored, put)
@@ -55,6 +60,11 @@ class _Log:
         self.subscribers = Subscribers(stored, self.recent, retries)
         self.following = Following(stored, self.recent, self.subscribers, retries)
         self.used = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Nobody waits for anything here."""
+        return self.publishing.idle and not self.bindings.moving and not self.subscribers
 
 
 class Events:
@@ -79,7 +89,8 @@ class Events:
         self._logs: dict[str, _Log] = {}
         self._by_channel: dict[bytes, _Log] = {}
         self._log_of: dict[EventConsumer, _Log] = {}
-        self._flush_due = False
+        self._known: dict[str, EventCursor] = {}  # of logs that are forgotten
+        self._to_flush: dict[Publishing, None] = {}
         self._trimmed_at = 0.0
 
     def _log(self, name: str) -> _Log:
@@ -87,6 +98,7 @@ class Events:
         if log is None:
             stored = StoredLog(self._clock, self._store, self._scripts, name)
             log = _Log(stored, self._retention, self._put, self._retries, self._due)
+            stored.known = self._known.pop(name, stored.known)
             self._logs[name] = self._by_channel[log.following.channel] = log
         return log
 
@@ -108,21 +120,21 @@ class Events:
         """
         return self._used(log).publishing.publish(events, short)
 
-    def _due(self) -> None:
-        if not self._flush_due:
-            self._flush_due = True
+    def _due(self, publishing: Publishing) -> None:
+        if not self._to_flush:
             self._clock.callLater(0, self.flush)
+        self._to_flush[publishing] = None
 
     def flush(self) -> None:
         """Send what this turn brought."""
-        self._flush_due = False
-        for log in list(self._logs.values()):
-            log.publishing.flush()
+        due, self._to_flush = self._to_flush, {}
+        for publishing in due:
+            publishing.flush()
         self._store.flush()
 
     def cursor(self, log: str, number: int) -> EventCursor:
         """The cursor behind an event that was published here."""
-        return EventCursor(self._log(log).stored.known.epoch, number)
+        return EventCursor(self._used(log).stored.known.epoch, number)
 
     # ---- bindings
 
@@ -131,11 +143,11 @@ class Events:
 
         It holds for whatever is published after this fires, through whichever daemon.
         """
-        return ensureDeferred(self._log(log).bindings.set(name, binding))
+        return ensureDeferred(self._used(log).bindings.set(name, binding))
 
     def bindings(self, log: str) -> Deferred[dict[str, Binding]]:
         """All bindings of a log by name."""
-        asked = ensureDeferred(self._log(log).bindings.learn())
+        asked = ensureDeferred(self._used(log).bindings.learn())
         return asked.addCallback(lambda table: dict(sorted(table.bindings.items())))
 
     # ---- reading
@@ -152,6 +164,8 @@ class Events:
     ) -> Deferred[EventPage]:
         """At most ``limit`` events behind a place: None is the beginning, a number an id of any life.
 
+        A page has 1 MiB or one event at most, and may be empty and say ``more`` where it took long to
+        look. Cancel it when the client leaves.
         ``leave_out`` says which ones the reader does not want. The page's cursor is behind all that
         was looked at, so a reader of a quiet topic is not left behind. With ``newest_first`` the
         newest ones come, the newest first, and the cursor is the end.
@@ -186,10 +200,11 @@ class Events:
         selection, after, limit, _, leave_out = query
         page = await self.read(log, selection, after, limit, leave_out=leave_out)
         while not page.events and page.gap is None:
-            left = deadline - self._clock.seconds()
-            if left <= 0:
-                break
-            await self._woken(log, selection, page.cursor, left)
+            if not page.more:
+                left = deadline - self._clock.seconds()
+                if left <= 0:
+                    break
+                await self._woken(log, selection, page.cursor, left)
             page = await self.read(log, selection, page.cursor, limit, leave_out=leave_out)
         return page
 
@@ -218,7 +233,7 @@ class Events:
         return ensureDeferred(self._health(log))
 
     async def _health(self, log: str) -> LogInfo:
-        return (await self._log(log).stored.state(count=True)).info
+        return (await self._used(log).stored.state(count=True)).info
 
     # ---- subscribers
 
@@ -286,12 +301,20 @@ class Events:
     def tick(self) -> None:
         """Every few seconds: give memory back, forget logs that nobody reads."""
         now = self._clock.seconds()
-        for log in self._logs.values():
-            if log.following.wanted and now - log.used > IDLE_SECONDS and not log.subscribers:
-                log.following.end()
+        idle = IDLE_SECONDS if len(self._logs) <= MANY else BRIEFLY
+        for log in list(self._logs.values()):
+            if now - log.used > idle and log.idle:
+                self._forget(log)
         if now - self._trimmed_at >= TRIM_SECONDS:
             self._trimmed_at = now
             self._store.send(encode(b"SMEMBERS", self._scripts.keys.logs()), self._trim)
+
+    def _forget(self, log: _Log) -> None:
+        log.following.end()
+        name, known = log.stored.name, log.stored.known
+        del self._logs[name], self._by_channel[log.following.channel]
+        if any(known):  # of a log that nobody wrote to there is nothing to know
+            self._known[name] = known
 
     def _trim(self, names: Any) -> None:
         if isinstance(names, StoreError):
@@ -301,7 +324,7 @@ class Events:
                 "log_trim", name.decode("ascii"), 1, encode_arguments(self._limits)
             )
             self._trim_again(command)
-            self._log(name.decode("ascii")).bindings.move()
+            self._log(name.decode("ascii")).bindings.move_all()
 
     def _trim_again(self, command: bytes) -> None:
         def trimmed(reply: Any) -> None:

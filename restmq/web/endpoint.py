@@ -41,6 +41,7 @@ from restmq.errors import (
     StoreAway,
     StoreFull,
     StoreRefused,
+    TooManyBindings,
     TooManyQueues,
     WrongDelivery,
 )
@@ -71,6 +72,7 @@ STATUS: Final[Mapping[type[RestMQError], int]] = {
     Limited: 503,
     QueueFull: 507,
     TooManyQueues: 507,
+    TooManyBindings: 507,
     RateLimited: 429,
 }
 """The one table from errors to status codes; a subclass has the code of its parent."""

@@ -122,7 +122,7 @@ def cases(desk: Desk) -> dict[str, Case]:
         "join": of_queue(*commands.join_arguments(DAEMONS[0], hello)),
         "leave": of_queue(*commands.leave_arguments(DAEMONS[0], report)),
         "log_append": of_log(0, 0, 7, keep_one, b"\0", 1, EVENT, 1, b"q"),
-        "log_bind": of_log(b"b", b'{"topic":"a","queue":"q"}'),
+        "log_bind": of_log(b"b", b'{"topic":"a","queue":"q"}', 9),
         "log_read": of_log(EPOCH, 0, 10, 0, 1, 0),
         "log_state": of_log(0, 0, 1),
         "log_trim": of_log(keep_one),

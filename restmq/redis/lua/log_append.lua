@@ -17,8 +17,8 @@ check_types()
 local s = load_log()
 if s.bindings ~= ARGV[4] then return {s.bindings} end
 if s.known == false then  -- what is left of a log without its hash would not let ids begin anew
-  for i = 2, #KEYS do
-    if i ~= 4 then call('DEL', KEYS[i]) end
+  for i = 2, #KEYS do  -- but bindings hold on, and what is on its way into queues goes it
+    if KEYS[i] ~= BINDINGS and KEYS[i] ~= OUTBOX then call('DEL', KEYS[i]) end
   end
 end
 mend(s, now, floor, epoch)

@@ -6,7 +6,8 @@
 -- Returns: nothing.
 --
 -- Hash     id (the last given), epoch, was and upto (the epoch before, and its last id that is here),
---          gone (see :g), bv (version of the bindings), b0 b1 ... (bytes in each class).
+--          gone (see :g), bv (version of the bindings; a store that lost time never
+--          gives one again), b0 b1 ... (bytes in each class).
 -- Entry    I7 id, I6 created ms, I6 expires ms (0: never), payload.
 -- Payload  I1 n, topic (n bytes), I1 n, content type, I2 n, headers, body.
 -- Index    members topic, \0, I7 id, I1 class, all scored 0: byte order is topic, then id.
@@ -46,8 +47,9 @@ end
 
 local function load_log()
   local v = call('HMGET', Q, 'id', 'epoch', 'was', 'upto', 'gone', 'bv')
+  local bindings = v[6] or (call('EXISTS', BINDINGS) == 1 and 'lost' or '0')
   return {known = v[1], id = tonumber(v[1] or 0), epoch = tonumber(v[2] or 0), was = tonumber(v[3] or 0),
-          upto = tonumber(v[4] or 0), gone = tonumber(v[5] or 0), bindings = v[6] or '0'}
+          upto = tonumber(v[4] or 0), gone = tonumber(v[5] or 0), bindings = bindings}
 end
 
 -- The store lost time if somebody has seen a higher id or a later epoch: ids must rise all the same,
@@ -106,7 +108,9 @@ local function trim(class, now, limits, most)
   local forgotten = call('ZCARD', GONE) - TRIMMED
   if forgotten > 0 then
     local out = call('ZPOPMIN', GONE, forgotten)
-    call('HSET', Q, 'gone', out[#out])
+    -- Of a class that keeps events for longer the ids may be lower than what was forgotten before.
+    local before = tonumber(call('HGET', Q, 'gone') or 0)
+    call('HSET', Q, 'gone', text(math.max(before, tonumber(out[#out]))))
   end
   if gone == count then
     call('DEL', key)
