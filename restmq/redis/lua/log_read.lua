@@ -8,6 +8,7 @@
 --          store, id up to which was read (0: to the end; ever lower ones with the newest first),
 --          what is trimmed behind that id: topic, id ..., entries ...
 local now, epoch, after, limit = clock(), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local FEW = 16  -- entries that are fetched at once
 local newest, say, below = ARGV[5] == '1', ARGV[6] == '1', tonumber(ARGV[7])
 local s, reset, more = load_log(), 0, 0
 if epoch ~= 0 and epoch ~= s.epoch then
@@ -64,40 +65,50 @@ local function merge(parts)
   return out
 end
 
+-- Of one of several topics only a share is looked up; `merge` ends where a part was cut.
+local share = math.min(limit, math.max(FEW, math.ceil(2 * limit / math.max(1, #ARGV - 7))))
+
 local function by_topic(topic)
   local low, high = '[' .. topic .. '\0' .. pack('>I7', after + 1), '(' .. topic .. '\1'
   if below > 0 then high = '(' .. topic .. '\0' .. pack('>I7', below) end
   local found
   if newest then
-    found = call('ZREVRANGEBYLEX', INDEX, high, low, 'LIMIT', 0, limit + 1)
+    found = call('ZREVRANGEBYLEX', INDEX, high, low, 'LIMIT', 0, share + 1)
   else
-    found = call('ZRANGEBYLEX', INDEX, low, high, 'LIMIT', 0, limit + 1)
+    found = call('ZRANGEBYLEX', INDEX, low, high, 'LIMIT', 0, share + 1)
   end
-  local part = {cut = #found > limit}
-  for i = 1, math.min(#found, limit) do
+  local part = {cut = #found > share}
+  for i = 1, math.min(#found, share) do
     part[i] = {id = (unpack_bytes('>I7', found[i], #topic + 2)), class = byte(found[i], -1)}
   end
   return part
 end
 
+-- In steps of few entries, of one where they are large: each is copied whole before its size is known.
 local function by_class(class)
-  local key = KEYS[ENTRIES + class]
-  local count = call('XLEN', key)
-  if count == 0 then return {} end
-  local size = tonumber(call('HGET', Q, 'b' .. class) or 0)
-  local step = math.max(1, math.min(limit, math.floor(MAX_BYTES * count / (size + 1))))
-  local found
-  if newest then
-    found = call('XREVRANGE', key, below > 0 and text(below - 1) or '+', text(after + 1), 'COUNT', step)
-  else
-    found = call('XRANGE', key, text(after + 1), '+', 'COUNT', step)
+  local key, part, size, step = KEYS[ENTRIES + class], {cut = false}, 0, 1
+  local low, high = text(after + 1), below > 0 and text(below - 1) or '+'
+  while true do
+    local count, found = math.min(step, limit - #part), nil
+    if newest then
+      found = call('XREVRANGE', key, high, low, 'COUNT', count)
+    else
+      found = call('XRANGE', key, low, high, 'COUNT', count)
+    end
+    local largest = 0
+    for _, item in ipairs(found) do
+      local e = item[2][2]
+      part[#part + 1] = {id = (unpack_bytes('>I7', e)), entry = e}
+      size, largest = size + #e, math.max(largest, #e)
+    end
+    if #found < count then return part end
+    if #part == limit or size > MAX_BYTES then
+      part.cut = true
+      return part
+    end
+    if newest then high = '(' .. found[count][1] else low = '(' .. found[count][1] end
+    step = largest * FEW > MAX_BYTES and 1 or FEW
   end
-  local part = {cut = #found == step}
-  for i, item in ipairs(found) do
-    local e = item[2][2]
-    part[i] = {id = (unpack_bytes('>I7', e)), entry = e}
-  end
-  return part
 end
 
 local parts = {}
