@@ -42,6 +42,8 @@ class StoredLog:
     def saw(self, epoch: int, last: int) -> None:
         """Remember it: a store that knows less has lost time."""
         if (epoch, last) > self.known:
+            if epoch != self.known.epoch:  # perhaps the list of logs is of the life before
+                self._listed = False
             self.known = EventCursor(epoch, last)
 
     def now_ms(self) -> int:

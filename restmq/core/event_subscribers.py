@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from restmq.core.asking import Retries
 from restmq.core.event_reading import PAGE, Recent, StoredLog
 from restmq.core.event_tail import Query
+from restmq.core.event_wire import State
 from restmq.errors import StoreError
 from restmq.event import Event, EventCursor, EventGap, EventPage
 from restmq.rules.selection import Selection
@@ -203,13 +204,14 @@ class Subscribers:
         """Bring a subscriber on: from the tail if that reaches, else from the store."""
         if subscription.over or subscription.reading or subscription.live:
             return
-        if subscription.cursor is None:
-            end = self._recent.end()
-            if end is None or not self._recent.live:
-                return  # `caught_up` comes by
-            subscription.cursor = end
-            subscription.consumer.begins(end)
-        query = Query(subscription.selection, subscription.cursor, PAGE)
+        cursor = subscription.cursor
+        if cursor is None:
+            cursor = self._recent.end()
+            if cursor is None or not self._recent.live:
+                self._ask_place(subscription)
+                return
+            self._begin(subscription, cursor)
+        query = Query(subscription.selection, cursor, PAGE)
         page = self._recent.read(query)
         while page is not None:
             if not self._give(subscription, page):
@@ -226,6 +228,26 @@ class Subscribers:
             self._page_read, self._page_failed, (subscription,), {}, (subscription,)
         )
         reading.addErrback(lambda failure: self.log.failure("reading a log failed", failure))
+
+    def _ask_place(self, subscription: _Subscription) -> None:
+        """Where "from now on" begins, before the tail can tell: what is published next is behind it."""
+        subscription.reading = True
+        asking = ensureDeferred(self._stored.state())
+        asking.addCallbacks(
+            self._place_told, self._page_failed, (subscription,), {}, (subscription,)
+        )
+        asking.addErrback(lambda failure: self.log.failure("reading a log failed", failure))
+
+    def _place_told(self, here: State, subscription: _Subscription) -> None:
+        subscription.reading = False
+        if not subscription.over:
+            self._begin(subscription, EventCursor(here.epoch, here.last))
+            self._advance(subscription)
+
+    @staticmethod
+    def _begin(subscription: _Subscription, cursor: EventCursor) -> None:
+        subscription.cursor = cursor
+        subscription.consumer.begins(cursor)
 
     def _page_read(self, page: EventPage, subscription: _Subscription) -> None:
         subscription.reading = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
+from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -28,12 +29,15 @@ VIEWED = 500_000
 MAX_PAGE_BYTES = 1_048_576
 """What one reader is given at once, but for a single event that is larger."""
 
+OVERHEAD = 300
+"""Bytes of an event besides its body and headers."""
+
 _ID = attrgetter("id")
 
 
 def weight(event: Event) -> int:
-    """What counts for bounds in bytes."""
-    return len(event.body) + len(event.headers)
+    """What counts for bounds in bytes: about what it takes up in memory."""
+    return len(event.body) + len(event.headers) + OVERHEAD
 
 
 class Query(NamedTuple):
@@ -176,18 +180,25 @@ class Tail:
             return Cut([], False)
         # What fits is cut out before it is looked at, unless somebody leaves out what he likes.
         if leave_out is not None:
-            found = [event for event in events[at:] if not leave_out(event)]
+            found = _those_wanted(events, at, query, leave_out)
         elif query.newest_first:
-            found = events[max(at, len(events) - limit - 1) :]
+            found = events[max(at, len(events) - limit - 1) :][::-1]
         else:
             found = events[at : at + limit + 1]
         oldest = events[at]
         if _over(oldest, now_ms) or any(_over(event, now_ms) for event in found):
             return None
-        if query.newest_first:
-            found = found[::-1]
         fits = _fitting(found[:limit])
         return Cut(found[:fits], len(found) > fits)
+
+
+def _those_wanted(
+    events: list[Event], at: int, query: Query, leave_out: Callable[[Event], bool]
+) -> list[Event]:
+    """One more than the limit, if there are so many; looks no further."""
+    behind = range(len(events) - 1, at - 1, -1) if query.newest_first else range(at, len(events))
+    wanted = (events[place] for place in behind if not leave_out(events[place]))
+    return list(islice(wanted, query.limit + 1))
 
 
 def _fitting(events: list[Event]) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Final
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -108,7 +109,8 @@ class EventReader:
         self.clogged = False
 
     def begins(self, cursor: EventCursor) -> None:
-        """Tell a client that came without a cursor where it is."""
+        """Tell a client that came without a cursor that the stream is open, and where it is."""
+        self._stream.opened()
         self._tell(cursor)
 
     def _tell(self, cursor: EventCursor) -> None:
@@ -194,25 +196,45 @@ class EventReader:
 class EventStream(Stream):
     """All events that go to one client."""
 
-    __slots__ = ("_reader", "event_wire")
+    __slots__ = ("_reader", "begun", "event_wire")
 
     def __init__(self, clock: IReactorTime, way: Way, wire: EventWire, choices: Choices) -> None:
         super().__init__(clock, way, wire, choices)
         self.event_wire = wire
         self._reader: EventReader | None = None
+        self.begun: Deferred[None] = Deferred()
+        """Fires when what is published from here on comes, or the client is gone."""
 
     def begin(
         self, events: Any, log_name: str, selection: Selection, after: EventCursor | None
     ) -> None:
-        """Send what matches behind a cursor, or from now on."""
-        opening = self.wire.opening("")
-        if opening:
-            self.way.write(opening)
+        """Send what matches behind a cursor, or from now on.
+
+        The client is told that the stream is open when nothing that is published later is missed.
+        """
+        if after is not None:
+            self.opened()
         self._reader = EventReader(events, self)
         self.consumers = [self._reader]
         if self.choices.heartbeat and self.wire.heartbeat:
             self._beat_later()
         events.subscribe(log_name, selection, after, self._reader)
+
+    def opened(self) -> None:
+        """Say so."""
+        opening = self.wire.opening("")
+        if opening:
+            self.way.write(opening)
+        self._tell_begun()
+
+    def _tell_begun(self) -> None:
+        if not self.begun.called:
+            self.begun.callback(None)
+
+    def left(self, _: object = None) -> None:
+        """The client is gone."""
+        super().left()
+        self._tell_begun()
 
     def _beat(self) -> None:
         if self._reader is not None and self._reader.beat():

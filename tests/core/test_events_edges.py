@@ -171,3 +171,55 @@ class Leaving(EventsCase):
         broker.events.subscribe("main", ALL, 0, listener)
         await broker.events.publish("main", news("a"))
         await until(lambda: listener.ids == [1, 2, 3, 4], "all of them")
+
+    async def test_who_subscribes_first_misses_nothing_that_comes_after(self) -> None:
+        """Nobody follows the log yet, so the tail cannot tell where it is."""
+        for number in range(5):
+            broker, listener = await self.broker(), Listener()
+            await broker.events.publish("main", news("a"))
+            fresh = await self.broker()
+            fresh.events.subscribe("main", ALL, None, listener)
+            (published,) = await fresh.events.publish("main", news("a"))
+            await until(lambda seen=listener: seen.ids, "the event")
+            assert (listener.began.id, listener.ids) == (published - 1, [published]), number
+
+
+class Mixed(EventsCase):
+    """Pages of a log in which large events lie among small ones, and many topics."""
+
+    async def test_large_events_among_small_ones(self) -> None:
+        broker = await self.broker()
+        await broker.events.publish("main", news(*["a"] * 100))
+        await broker.events.publish("main", [NewEvent("a", bytes(400_000))] * 5)
+        await broker.events.publish("main", news(*["a"] * 100))
+        for newest_first in (False, True):
+            after, found = EventCursor(0, 0), []
+            page = await self.read(broker, after=None, newest_first=newest_first)
+            found += [event.id for event in page.events]
+            while page.more and not newest_first:
+                after = page.cursor
+                page = await self.read(broker, after=after)
+                found += [event.id for event in page.events]
+            if newest_first:
+                assert found == list(range(205, 205 - len(found), -1))
+                assert len(found) == 102
+            else:
+                assert found == list(range(1, 206))
+
+    async def test_many_topics_at_once(self) -> None:
+        broker = await self.broker()
+        topics = [f"t{number % 70}" for number in range(900)] + ["t1"] * 900
+        await broker.events.publish("main", news(*topics))
+        some = Selection.matching([f"t{number}" for number in range(60)])
+        expected = [n for n, topic in enumerate(topics, 1) if int(topic[1:]) < 60]
+        for limit in (7, 500, 1000):
+            found: list[int] = []
+            cursor, more = None, True
+            while more:
+                page = await self.read(broker, some, cursor, limit=limit)
+                assert len(page.events) <= limit
+                found += [event.id for event in page.events]
+                cursor, more = page.cursor, page.more
+            assert found == expected
+        newest = await self.ids(broker, some, limit=1200, newest_first=True)
+        assert newest == expected[::-1][:1200]

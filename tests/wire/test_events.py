@@ -230,6 +230,15 @@ def test_lines_that_are_not_utf8_publish_nothing(common_daemon, body):
     assert get(common_daemon, f"cursor={before}")["events"] == []
 
 
+@pytest.mark.parametrize(
+    "member", ['"ttl":1', '"delay":0', '"priority":0', '"idempotency_key":"k"']
+)
+def test_members_of_messages_are_refused(common_daemon, member):
+    data = '{"events":[{"topic":"w.members","body":1,' + member + "}]}"
+    reply = common_daemon.request("POST", "/v1/events", data, {"Content-Type": "application/json"})
+    bad(reply, member.split('"')[1])
+
+
 def test_a_stream_begins_with_its_place_and_goes_on(common_daemon):
     stream = Streaming(common_daemon, "topic=w.s.*", Accept="text/event-stream")
     try:

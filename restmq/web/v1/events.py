@@ -107,8 +107,11 @@ class _Events(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 _EVENTS: Final = msgspec.json.Decoder(_Events)
 _EVENT: Final = msgspec.json.Decoder(EventItem)
-_OF_QUEUES: Final = ("ttl", "delay", "deliver_at", "priority", "idempotency_key")
-EVENT: Final = frozenset(EventItem.__struct_fields__) - {*_OF_QUEUES}
+_NOT_HERE: Final = {
+    **dict.fromkeys(("ttl", "delay", "deliver_at", "priority"), "is for messages of queues"),
+    "idempotency_key": "is for messages; one header Idempotency-Key is for all events of a request",
+}
+EVENT: Final = frozenset(EventItem.__struct_fields__) - {*_NOT_HERE}
 
 
 def read_log(given: Given) -> str:
@@ -197,10 +200,9 @@ def read_batch(data: bytes, lines: bool, bounds: Bounds) -> list[NewEvent]:
 
 def read_event(item: EventItem, where: str, bounds: Bounds) -> NewEvent:
     """One event of a batch. Raises Problem or BadRequest."""
-    for name in _OF_QUEUES:
+    for name, why in _NOT_HERE.items():
         if getattr(item, name) not in (None, ""):
-            fault = Fault(f"{where}/{name}", "is for messages of queues")
-            raise Problem("bad_request", f"{name} is for messages of queues", faults=(fault,))
+            raise Problem("bad_request", f"{name} {why}", faults=(Fault(f"{where}/{name}", why),))
     topic = parse_topic(item.topic, f"{where}/topic")
     message = read_item(item, where, bounds, NO_OPTIONS, b"")
     return NewEvent(topic, message.body, message.content_type, message.headers)

@@ -463,7 +463,7 @@ def _too_many(bounds: Bounds) -> Problem:
 
 
 def refuse_bad_utf8(data: bytes) -> None:
-    """Raise Problem, with the line, for what is not UTF-8: bodies are kept as sent, so decoders pass over them."""
+    """Raise Problem, which names the place, for what is not UTF-8: a JSON decoder may let it pass."""
     if data.isascii():
         return
     try:

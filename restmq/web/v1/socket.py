@@ -460,7 +460,7 @@ class Session(Connection):
             self.broker.clock.callLater(0, self._open, stream, queue, queues[queue])
         return {"subscribed": new}
 
-    def _subscribe_to_topics(self, given: Given) -> dict[str, list[str]]:
+    def _subscribe_to_topics(self, given: Given) -> Deferred[dict[str, list[str]]]:
         topics, key = _topics(given)
         chosen = given.members({*PARAMETERS, "log"})
         texts = {name: [_as_text(name, value)] for name, value in chosen.items()}
@@ -477,9 +477,9 @@ class Session(Connection):
             if self._streams.get(key) is stream:
                 stream.begin(self.broker.events, asked.log, asked.selection, asked.after)
 
-        # After the reply: the client learns that it is subscribed before it gets anything.
         self.broker.clock.callLater(0, begin)
-        return {"subscribed": topics}
+        # It learns that it is subscribed when it is, and before it gets anything.
+        return stream.begun.addCallback(lambda _: {"subscribed": topics})
 
     def publish(self, given: Given) -> Any:
         """``{"topic", "body", "content_type"?, "encoding"?, "headers"?, "log"?}`` -> ``{"topic", "id", "cursor"}``."""
