@@ -172,6 +172,13 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _age(text: str) -> float:
+    """Seconds for which events are kept."""
+    if not re.fullmatch(r"[0-9]{1,8}(?:\.[0-9]{1,3})?", text) or not 0 < float(text) <= MAX_AGE:
+        raise ValueError(f"{text!r} is not a number of seconds from 0.001 to {MAX_AGE}")
+    return float(text)
+
+
 def _one_of(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in words:
@@ -229,18 +236,26 @@ def _redis_url(text: str) -> str:
     return text
 
 
+MAX_AGE = 366 * 86400
+MAX_EVENT_RULES = 14
 _EVENTS_RULE = re.compile(
-    r"(?:[^\s./*#=]+|\*\*?|#)(?:\.(?:[^\s./*#=]+|\*\*?|#)){0,31}=[0-9]{1,8}(?:\.[0-9]{1,3})?"
-    r"(?::[0-9]{1,12}(?::[0-9]{1,14}(?:KiB|MiB|GiB|))?)?"
+    r"(?P<pattern>(?:[^\s./*#=]+|\*\*?|#)(?:\.(?:[^\s./*#=]+|\*\*?|#)){0,31})"
+    r"=(?P<age>[0-9]{1,8}(?:\.[0-9]{1,3})?)"
+    r"(?::[0-9]{1,12}(?::(?P<bytes>[0-9]{1,14})(?P<unit>KiB|MiB|GiB|))?)?"
 )
 
 
 def _events_rule(text: str) -> str:
-    if not _EVENTS_RULE.fullmatch(text):
+    found = _EVENTS_RULE.fullmatch(_text(text))
+    if found is None or len(found["pattern"].encode()) > 255:
         raise ValueError(
             f"{text!r} is not PATTERN=SECONDS[:COUNT[:BYTES]], such as log.**=3600:10000:16MiB"
         )
-    return _text(text)
+    if float(found["age"]) > MAX_AGE:
+        raise ValueError(f"{text!r} keeps events for more than {MAX_AGE} seconds")
+    if int(found["bytes"] or 0) * _UNITS[found["unit"] or ""] > 1 << 40:
+        raise ValueError(f"{text!r} keeps more than {1 << 40} bytes")
+    return text
 
 
 # -- the table ------------------------------------------------------------------------------------
@@ -357,10 +372,10 @@ OPTIONS: tuple[Option, ...] = (
     _option("syslog-fields", _flag, "twistd syslogd: tell what RFC 3164 headers say, too"),
     _option("stop-timeout", _seconds, "seconds in which requests and streams end at a stop"),
     _option("processes", _whole(1, 256), "processes that serve, on the same ports and store"),
-    _option("events-age", _seconds, "seconds for which events are kept"),
+    _option("events-age", _age, "seconds for which events are kept"),
     _option("events-count", _whole(1, 100_000_000), "most events of a log that are kept"),
     _option("events-bytes", _size(1, 1 << 40), "most bytes of them"),
-    _option("events-short-age", _seconds, "seconds for which events published under /e/ are kept"),
+    _option("events-short-age", _age, "seconds for which events published under /e/ are kept"),
     _option(
         "events-retention",
         _events_rule,
@@ -565,6 +580,9 @@ def _check_together(given: Layer, values: dict[str, Any]) -> None:
         raise _error(f"listen ({given['listen'].source})", "it names no address")
     if "0.0.0.0" in listen and "::" in listen:
         raise _error(f"listen ({given['listen'].source})", ":: takes IPv4 in: leave out 0.0.0.0")
+    if len(values.get("events_retention", ())) > MAX_EVENT_RULES:
+        place = f"events-retention ({given['events-retention'].source})"
+        raise _error(place, f"there are more than {MAX_EVENT_RULES} rules")
 
 
 def _error(place: str, reason: str) -> ConfigError:

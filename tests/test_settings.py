@@ -364,6 +364,14 @@ def test_the_data_folder_of_a_user_who_named_none() -> None:
         ("host-name", "https://a"),
         ("origin", "example.org"),
         ("origin", "https://a/"),
+        ("events-age", "0"),
+        ("events-age", "31622401"),
+        ("events-age", "nan"),
+        ("events-short-age", "1e9"),
+        ("events-retention", "a"),
+        ("events-retention", "a=31622401"),
+        ("events-retention", "a=1:1:99999999999999GiB"),
+        ("events-retention", "a" * 256 + "=1"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_option_and_its_place(
@@ -374,6 +382,13 @@ def test_a_wrong_value_is_one_line_that_names_the_option_and_its_place(
     if text:
         line = refusal({}, {variable: text})
         assert line.startswith(f"{name} (environment variable {variable}): ")
+
+
+def test_events_may_be_kept_for_a_year_and_by_so_many_rules() -> None:
+    found = settings({"events-age": "31622400"}, toml='events-retention = ["**=0"]')
+    assert (found.events_age, found.events_retention) == (31622400.0, ("**=0",))
+    line = refusal(toml=f"events-retention = {[f'a{n}=1' for n in range(15)]}")
+    assert line == "events-retention (events-retention in toml): there are more than 14 rules"
 
 
 @pytest.mark.parametrize(
