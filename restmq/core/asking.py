@@ -41,15 +41,20 @@ class Retries:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._waiting: list[IDelayedCall] = []
+        self._waiting: dict[object, IDelayedCall] = {}
 
-    def later(self, call: Callable[..., None], *arguments: Any) -> None:
+    def later(self, call: Callable[[], None]) -> None:
         """Call it in RETRY_SECONDS."""
-        self._waiting = [retry for retry in self._waiting if retry.active()]
-        self._waiting.append(self._clock.callLater(RETRY_SECONDS, call, *arguments))
+        place = object()
+
+        def again() -> None:
+            del self._waiting[place]
+            call()
+
+        self._waiting[place] = self._clock.callLater(RETRY_SECONDS, again)
 
     def stop(self) -> None:
         """Call nothing that waits."""
-        for retry in self._waiting:
-            if retry.active():
-                retry.cancel()
+        waiting, self._waiting = self._waiting, {}
+        for retry in waiting.values():
+            retry.cancel()

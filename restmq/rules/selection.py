@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-from restmq.rules.topics import MANY, Pattern, parse_pattern
+from restmq.rules.topics import MANY, Pattern, Patterns, parse_pattern
+
+FEW: Final = 4
+"""So many patterns are asked one by one; more are looked up together."""
 
 
 class Selection:
@@ -14,12 +18,13 @@ class Selection:
     `below`, `matching` or `everything`.
     """
 
-    __slots__ = ("_hash", "patterns", "topics")
+    __slots__ = ("_hash", "_trie", "patterns", "topics")
 
     def __init__(self, topics: frozenset[str], patterns: frozenset[Pattern]) -> None:
         self.topics = topics
         self.patterns = patterns
         self._hash = hash((topics, patterns))
+        self._trie: Patterns[bool] | None = None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Selection):
@@ -63,4 +68,12 @@ class Selection:
 
     def matches(self, topic: str) -> bool:
         """Whether it chooses this topic."""
-        return topic in self.topics or any(pattern.matches(topic) for pattern in self.patterns)
+        if topic in self.topics:
+            return True
+        if len(self.patterns) <= FEW:
+            return any(pattern.matches(topic) for pattern in self.patterns)
+        if self._trie is None:
+            self._trie = Patterns()
+            for pattern in self.patterns:
+                self._trie.add(pattern, True)
+        return bool(self._trie.match(topic))

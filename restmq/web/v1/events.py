@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -41,9 +41,8 @@ from restmq.web.describe import (
 )
 from restmq.web.endpoint import Access, Reply, endpoint
 from restmq.web.event_json import page_json
-from restmq.web.event_stream import DEFAULT_SLOW
+from restmq.web.event_stream import DEFAULT_SLOW, AskedStream
 from restmq.web.message_json import quoted
-from restmq.web.stream import Choices
 from restmq.web.v1.endpoint import V1Endpoint
 from restmq.web.v1.given import Given
 from restmq.web.v1.messages import HEADERS, NDJSON, refuse_larger
@@ -146,21 +145,16 @@ def read_selection(topics: Sequence[str] | None) -> Selection:
     return Selection.matching(topics)
 
 
-class AskedStream(NamedTuple):
-    """A stream of events as a client wants it; ``after`` None: from now on."""
-
-    log: str
-    selection: Selection
-    after: EventCursor | None
-    choices: Choices
-
-
 def read_event_stream(
-    given: Mapping[str, Sequence[str]], settings: Settings, last_event_id: str | None
+    given: Mapping[str, Sequence[str]],
+    settings: Settings,
+    last_event_id: str | None,
+    heartbeat: float | None = None,
 ) -> AskedStream:
     """``topic`` (several), ``log``, ``cursor``, and the choices of every stream. Raises BadRequest.
 
     ``Last-Event-ID`` counts before ``cursor``, which stays in the URL of a page that comes back.
+    ``heartbeat`` is the transport's default, None the operator's.
     """
     texts = {name: values[0] for name, values in given.items() if name != "topic"}
     for name in ("ack", "lease", "observe"):
@@ -170,7 +164,7 @@ def read_event_stream(
     if _LOG.fullmatch(log) is None:
         raise BadRequest(f"log is 1 to 64 letters, digits, _ and -, not {log[:60]!r}")
     texts.setdefault("slow", DEFAULT_SLOW)
-    choices = read_choices(texts, settings, settings.heartbeat)
+    choices = read_choices(texts, settings, settings.heartbeat if heartbeat is None else heartbeat)
     after = read_event_cursor(last_event_id, "Last-Event-ID")
     if after is None:
         after = read_event_cursor(texts.get("cursor"))
