@@ -96,7 +96,7 @@ class Broker:
         self.profiles.names = self._queues.names
         self.profiles.listed = lambda: self._queues.listed
         self._queues.creation_fields = self.profiles.creation_fields
-        self.profiles.apply = self.queue_settings.apply
+        self.profiles.apply = self.queue_settings.apply_all
         self._ticking = task.LoopingCall(self._tick)
         self._ticking.clock = reactor
         self._store.on_ready = self._store_ready

@@ -21,16 +21,16 @@ from restmq.redis.pipeline import Callback, encode, encode_arguments
 PAGE: Final = 1000
 """Events of one page of the store."""
 
+NOWHERE: Final = EventCursor(0, 0)
+
+CHUNK_SECONDS: Final = 0.25
+"""So long a reader waits for what is on its way to the tail, before it asks the store."""
+
 CALLS: Final = 20
 """Calls of the store for one page; a reader of what hardly anything matches asks again from there."""
 
 _CHOSEN: Final = 4096
 """Of how many topics a reading remembers whether it wants them."""
-
-NOWHERE: Final = EventCursor(0, 0)
-
-CHUNK_SECONDS: Final = 0.25
-"""So long a reader waits for what is on its way to the tail, before it asks the store."""
 
 
 class StoredLog:

@@ -29,7 +29,7 @@ from twisted.python.failure import Failure
 from restmq.handover import Handed
 from restmq.hosts import ip_address
 from restmq.inherited import Inherited
-from restmq.listening import Listening
+from restmq.listening import Listening, spoken
 from restmq.rules.acl import UNIX, Access, Acl, Decision, HasAcl
 from restmq.rules.exposure import check_exposure
 from restmq.settings import Configuration
@@ -109,10 +109,8 @@ class SyslogDoor:
             return
         check_exposure(self._configuration, self._acl.restricts_anything)
         self._listening.open(_Factory(self))
-        for port in self._listening.ports:
-            at = port.getHost()
-            if isinstance(at, IPv4Address | IPv6Address):
-                self._open_udp(at)
+        for at in self._listening.addresses():
+            self._open_udp(at)
 
     def _take_datagrams(self, handed: Handed) -> None:
         """The parent's UDP sockets, which follow those that listen. They are not read yet."""
@@ -143,8 +141,8 @@ class SyslogDoor:
         """Tell the operator where."""
         self._listening.log_where()
         for port in self._udp if self._handed is None else ():
-            at = cast("IPv4Address | IPv6Address", port.getHost())  # type: ignore[no-untyped-call]
-            self.log.info("listening on {host}:{port} (UDP)", host=at.host, port=at.port)
+            at = port.getHost()  # type: ignore[no-untyped-call]
+            self.log.info("listening on {at} (UDP)", at=spoken(at))
 
     def close(self) -> Deferred[None]:
         """Take nothing more; fires when what was taken is with the store."""

@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from restmq.handover import Place
-from restmq.listening import Listening
+from restmq.listening import Listening, spoken
 from restmq.rules.exposure import check_exposure
 from restmq.settings import ConfigError, Configuration, is_endpoint
 
@@ -42,16 +42,14 @@ class HeldPorts:
         self._configuration = for_syslog(configuration)
         self._access = access
         self._listening = Listening(reactor, self._configuration, "syslog-port")
-        self._udp: list[list[socket.socket]] = []
+        self._udp: dict[IPv4Address | IPv6Address, list[socket.socket]] = {}
 
     def open(self) -> None:
         """Take all ports. Raises ConfigError, one line that says what to do."""
         check_exposure(self._configuration, self._access.acl.restricts_anything)
         self._listening.hold()
-        for port in self._listening.ports:
-            at = port.getHost()
-            if isinstance(at, IPv4Address | IPv6Address):
-                self._udp.append(list(self._open_udp(at)))
+        for at in self._listening.addresses():
+            self._udp[at] = list(self._open_udp(at))
 
     def _open_udp(self, at: IPv4Address | IPv6Address) -> Iterator[socket.socket]:
         for _ in range(self._configuration.settings.processes):
@@ -63,23 +61,22 @@ class HeldPorts:
     def handed(self, number: int) -> tuple[tuple[Place, ...], list[int]]:
         """The ports for a process: the same that listen for all, and UDP sockets of its own."""
         places, descriptors = self._listening.handed()
-        own = [sockets[number - 1] for sockets in self._udp]
+        own = [sockets[number - 1] for sockets in self._udp.values()]
         more = (Place("", found.family, wrapped=False, datagrams=True) for found in own)
         return (*places, *more), [*descriptors, *(found.fileno() for found in own)]
 
     def log_where(self) -> None:
         """Tell the operator where."""
         self._listening.log_where()
-        for sockets in self._udp:
-            host, port = sockets[0].getsockname()[:2]
-            self.log.info("listening on {host}:{port} (UDP)", host=host, port=port)
+        for at in self._udp:
+            self.log.info("listening on {at} (UDP)", at=spoken(at))
 
     def close(self) -> Deferred[None]:
         """Give all ports up; the processes still have them."""
-        for sockets in self._udp:
+        for sockets in self._udp.values():
             for found in sockets:
                 found.close()
-        self._udp = []
+        self._udp = {}
         return self._listening.close()
 
 

@@ -11,9 +11,10 @@ here, it misses nothing that is kept: it reads on from the log when it can.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
-from typing import Any, Final
+from functools import cache, cached_property, lru_cache
+from typing import Any, Final, NamedTuple
 
+import orjson
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -23,7 +24,9 @@ from restmq.event import Event, EventCursor, EventGap
 from restmq.rules.buffer import Buffer, Part, Slow
 from restmq.rules.selection import Selection
 from restmq.web.event_json import event_members
-from restmq.web.stream import TOO_SLOW, Choices, Stream, Way
+from restmq.web.exchange import Exchange
+from restmq.web.historic import KEPT_CALLBACKS
+from restmq.web.stream import TOO_SLOW, Choices, Stream, Way, bound_kernel_buffer
 from restmq.web.wires import Ndjson, Sse, Wire
 
 log = Logger()
@@ -85,6 +88,38 @@ class EventSse(Sse, EventWire):
     def say(self, word: str, value: Mapping[str, Any]) -> bytes:
         """``event: WORD``."""
         return self._control(word, dict(value))
+
+
+class EventComet(EventNdjson):
+    """The same objects as COMET writes lines: with CRLF, or as calls of a JSONP callback."""
+
+    transport = "comet"
+
+    def __init__(self, callback: str | None, chunked: bool) -> None:
+        super().__init__(chunked)
+        self._callback = callback
+
+    @cached_property
+    def heartbeat(self) -> bytes:  # type: ignore[override]
+        """An empty line; in a script nothing."""
+        return b"" if self._callback is not None else self._framed(b"\r\n")
+
+    def _message(self, message: Any, epoch: int) -> bytes:
+        return self._line(b"{%b}" % event_members(message, epoch))
+
+    def _control(self, word: str, value: dict[str, Any]) -> bytes:
+        return self._framed(self._line(orjson.dumps({"type": word, **value})))
+
+    def _line(self, data: bytes) -> bytes:
+        if self._callback is not None:
+            data = b"%b(%b);" % (self._callback.encode("ascii"), data)
+        return data + b"\r\n"
+
+
+@lru_cache(maxsize=KEPT_CALLBACKS)
+def event_comet(callback: str | None, chunked: bool) -> EventWire:
+    """The wire of a COMET stream of events."""
+    return EventComet(callback, chunked)
 
 
 @cache
@@ -241,6 +276,25 @@ class EventStream(Stream):
             self._beat_later()
         else:
             super()._beat()
+
+
+class AskedStream(NamedTuple):
+    """A stream of events as a client wants it; ``after`` None: from now on."""
+
+    log: str
+    selection: Selection
+    after: EventCursor | None
+    choices: Choices
+
+
+def begin_over_http(broker: Any, exchange: Exchange, wire: EventWire, asked: AskedStream) -> None:
+    """Stream to a client whose response has begun; nothing if it left meanwhile."""
+    if exchange.open:
+        bound_kernel_buffer(exchange.transport)
+        stream = EventStream(broker.clock, exchange, wire, asked.choices)
+        exchange.gone.addCallback(stream.left)
+        exchange.on_closing = stream.shut_down
+        stream.begin(broker.events, asked.log, asked.selection, asked.after)
 
 
 DEFAULT_SLOW: Final = Slow.BLOCK.value

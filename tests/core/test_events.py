@@ -445,6 +445,19 @@ class Retaining(EventsCase):
             newest = EventCursor(epoch, few.events[0].id - 1)
             assert (await self.read(fresh, Selection.below("few"), newest)).gap is None
 
+    async def test_what_another_class_keeps_of_a_topic_stays(self) -> None:
+        """The index of a topic is trimmed in one piece, but not where two doors lead to it."""
+        broker, other = await self.broker(events_count=6), await self.broker()
+        await broker.events.publish("main", news(*["a"] * 3), short=True)
+        await broker.events.publish("main", news(*["a"] * 8))
+        await broker.events.publish("main", news(*["b"] * 4))
+        assert await self.ids(other, Selection.exact("a")) == [1, 2, 3, 10, 11]
+        await broker.events.publish("main", news(*["b"] * 8))
+        assert await self.ids(other, Selection.exact("a"), 0) == [1, 2, 3]
+        assert await self.ids(other, Selection.exact("b"), 0) == [18, 19, 20, 21, 22, 23]
+        with self.valkey.client() as client:
+            assert client.zcard(Keys("restmq:").log("main")[1]) == 9
+
     async def test_memory_comes_back(self) -> None:
         broker = await self.broker(events_age=0.2, events_count=1000, events_bytes=100_000)
         for _ in range(30):

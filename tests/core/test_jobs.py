@@ -153,6 +153,15 @@ class Jobs(Brokers):
         (back,) = await self.receive(broker, limit=3)
         assert (back.message.body, back.message.attempt) == (b"b", 2)
 
+    async def test_who_names_no_key_leaves_none(self) -> None:
+        broker = await self.broker()
+        await self.put(broker, b"a", b"b", b"c")
+        one, two, three = [found.receipt for found in await self.receive(broker, limit=3)]
+        for receipt, verb in ((one, Ack()), (two, Nack(0)), (three, Extend(60_000))):
+            assert await broker.settle([receipt], verb) == [True]
+        look = self.look()
+        assert b"string" not in {look.type(key) for key in look.keys("restmq:{q}*")}
+
     async def test_a_queue_that_remembers_no_keys_takes_them(self) -> None:
         broker, key = await self.broker(), bytes(16)
         await broker.change("q", {"dedup_ms": 0, "mode": 2})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import subprocess
 from base64 import b64decode
 from collections.abc import Iterator
@@ -14,7 +15,15 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.support import DEADLINE_SECONDS, Daemon, ValkeyServer, free_port, twistd, wait_until
+from tests.support import (
+    DEADLINE_SECONDS,
+    Daemon,
+    ValkeyServer,
+    free_port,
+    make_certificate,
+    twistd,
+    wait_until,
+)
 from tests.system.processes import stopped
 from tests.wire.clients import add, get, pop
 
@@ -158,6 +167,28 @@ def test_by_a_unix_socket(make, tmp_path):
         sender.connect(str(path))
         sender.sendall(b"<13>x\n")
     assert server.lines(1, "syslogd:unix")[0]["host"] == "unix"
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_beside_a_port_for_tls_nothing_is_taken_in_clear(make, tmp_path, processes):
+    """An endpoint is for TCP: datagrams to its port would come without any cipher."""
+    key, certificate = make_certificate(tmp_path)
+    port = free_port()
+    place = f"ssl:{port}:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
+    server = make("--syslog-listen", place, "--syslog-listen", "::1", "--processes", processes)
+    assert f"listening on 127.0.0.1:{port}\n" in server.log
+    assert f"listening on [::1]:{server.syslog_port} (UDP)\n" in server.log
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.connect(("127.0.0.1", port))
+        sender.send(b"<13>in clear")
+        with pytest.raises(ConnectionRefusedError):
+            sender.recv(1)
+    plain = socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS)
+    context = ssl.create_default_context(cafile=certificate)
+    context.check_hostname = False
+    with context.wrap_socket(plain) as sender:
+        sender.sendall(b"<13>in cipher\n")
+        assert server.lines(1)[0]["line"] == "<13>in cipher"
 
 
 def test_who_cuts_the_connection_loses_half_a_line_only(server):

@@ -10,7 +10,7 @@
 -- Leases are its timers: more time is 'E', I7 epoch, I7 lease ms, (I7 pos, I7 id)... and where it hears nothing, stale.
 -- jobs.lua stands here
 check_types()
-local kept = KEYS[15] and call('GET', KEYS[15])
+local kept = KEYS[16] and call('GET', KEYS[16])
 if kept then
   local answer, same = {'0', 0}, string.sub(kept, 1, 16) == ARGV[#ARGV]
   for i = 1, (#ARGV - 6) / 3 do answer[2 + i] = same and 2 + tonumber(string.sub(kept, 16 + i, 16 + i)) or 4 end
@@ -76,7 +76,7 @@ for i = 6, #ARGV - 2, 3 do
   found[name] = nil
 end
 local lives = call('HGET', Q, 'dedup_ms') or '86400000'
-if KEYS[15] and #owners > 0 and lives ~= '0' then
-  call('SET', KEYS[15], ARGV[#ARGV] .. table.concat(reply, '', 3), 'PX', lives)
+if KEYS[16] and #owners > 0 and lives ~= '0' then
+  call('SET', KEYS[16], ARGV[#ARGV] .. table.concat(reply, '', 3), 'PX', lives)
 end
 return reply

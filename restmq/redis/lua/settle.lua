@@ -16,7 +16,7 @@ local epoch, J, X = redis.call('HGET', KEYS[1], 'epoch') or '0', KEYS[11], KEYS[
 redis.call('ZCARD', X)  -- of the right type
 local ids, found, taken = {}, {}, {}
 for i = 8, #ARGV, 3 do ids[#ids + 1] = ARGV[i] end
-local kept = KEYS[15] and redis.call('GET', KEYS[15])
+local kept = KEYS[16] and redis.call('GET', KEYS[16])
 if kept then
   local answer, same = {string.format('%.0f', now), 0, 0}, string.sub(kept, 1, 16) == ARGV[#ARGV]
   for i = 1, #ids do answer[3 + i] = same and 2 + tonumber(string.sub(kept, 16 + i, 16 + i)) or 4 end
@@ -41,9 +41,9 @@ for i, id in ipairs(ids) do
 end
 if #good == 0 then return reply end  -- of what changed nothing nothing is kept
 local function keep()
-  if not KEYS[15] then return end
+  if not KEYS[16] then return end
   local lives = redis.call('HGET', KEYS[1], 'dedup_ms') or '86400000'
-  if lives ~= '0' then redis.call('SET', KEYS[15], ARGV[#ARGV] .. table.concat(reply, '', 4), 'PX', lives) end
+  if lives ~= '0' then redis.call('SET', KEYS[16], ARGV[#ARGV] .. table.concat(reply, '', 4), 'PX', lives) end
 end
 if verb == 'ack' then
   local names = {}

@@ -87,6 +87,28 @@ def problem_reply(refusal: Refusal) -> Reply:
     return Reply(refusal.status, body, PROBLEM, headers, no_store=True)
 
 
+def query_of(
+    text: str, known: Collection[str], several: Collection[str] = ()
+) -> dict[str, list[str]]:
+    """See `V1Endpoint.query`."""
+    try:
+        pairs = query_pairs(text, MAX_FIELDS)
+    except UnicodeDecodeError:
+        raise BadRequest("the query is not valid UTF-8") from None
+    except ValueError:
+        raise BadRequest(f"the query has more than {MAX_FIELDS} fields") from None
+    found: dict[str, list[str]] = {}
+    for name, value in pairs:
+        if name.startswith("_"):
+            continue
+        if name not in known and name not in several:
+            raise BadRequest(f"unknown parameter {name!r}; known here: {', '.join(sorted(known))}")
+        if name in found and name not in several:
+            raise BadRequest(f"the parameter {name!r} is there twice")
+        found.setdefault(name, []).append(value)
+    return found
+
+
 class V1Endpoint(Endpoint):
     """A handler under ``/v1``. HEAD is there wherever GET takes nothing."""
 
@@ -180,24 +202,7 @@ class V1Endpoint(Endpoint):
 
         Those that begin with ``_`` are ignored; only ``several`` may be repeated.
         """
-        try:
-            pairs = query_pairs(self.request.query, MAX_FIELDS)
-        except UnicodeDecodeError:
-            raise BadRequest("the query is not valid UTF-8") from None
-        except ValueError:
-            raise BadRequest(f"the query has more than {MAX_FIELDS} fields") from None
-        found: dict[str, list[str]] = {}
-        for name, value in pairs:
-            if name.startswith("_"):
-                continue
-            if name not in known and name not in several:
-                raise BadRequest(
-                    f"unknown parameter {name!r}; known here: {', '.join(sorted(known))}"
-                )
-            if name in found and name not in several:
-                raise BadRequest(f"the parameter {name!r} is there twice")
-            found.setdefault(name, []).append(value)
-        return found
+        return query_of(self.request.query, known, several)
 
     def object(self, known: Collection[str] | None) -> dict[str, Any]:
         """The JSON object in the body; an empty body is an empty one. Raises BadRequest.
