@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
 import socket
 from collections.abc import Iterator, Sequence
@@ -133,7 +134,8 @@ class Listening:
                 host = f"[{at.host}]" if ":" in at.host else at.host
                 self.log.info("listening on {host}:{port}", host=host, port=at.port)
             else:
-                self.log.info("listening on {at}", at=getattr(at, "name", None) or at)
+                name = getattr(at, "name", None)
+                self.log.info("listening on {at}", at=os.fsdecode(name) if name else at)
 
     def _open(self, place: str, factory: IProtocolFactory) -> None:
         if is_endpoint(place):

@@ -365,6 +365,7 @@ def test_it_listens_on_a_unix_socket_with_its_mode(daemon: StartDaemon, tmp_path
     path = tmp_path / "s"
     made = daemon("--listen", f"unix:{path}:mode=660", "--listen", "127.0.0.1")
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    assert f"listening on {path}\n" in made.log
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(DEADLINE_SECONDS)
         client.connect(str(path))
