@@ -255,7 +255,7 @@ def read_batch(
 
     Raises Problem.
     """
-    _refuse_bad_utf8(data)
+    refuse_bad_utf8(data)
     if options is NO_OPTIONS and not headers and (plain := _plain_batch(data, bounds)):
         _refuse_larger(plain.messages, len(data), bounds.message_bytes)
         return plain
@@ -279,12 +279,13 @@ def _plain_batch(data: bytes, bounds: Bounds) -> Batch | None:
         bodies = _decoder(_Plain, bounds.items).decode(data)
     except (msgspec.DecodeError, RecursionError):
         return None
-    raws = [bytes(item.body) for item in bodies.messages]
-    messages = [
-        NewMessage(_TEXT.decode(raw).encode()) if raw.startswith(b'"') else NewMessage(raw, JSON)
-        for raw in raws
-    ]
+    messages = [NewMessage(*plain_body(bytes(item.body))) for item in bodies.messages]
     return Batch(messages, bodies.queue)
+
+
+def plain_body(raw: bytes) -> tuple[bytes, str | None]:
+    """Body and content type of an item that says nothing else: a string is text, all else is JSON."""
+    return (_TEXT.decode(raw).encode(), None) if raw.startswith(b'"') else (raw, JSON)
 
 
 def _decode(data: bytes, bounds: Bounds) -> Any:
@@ -394,7 +395,7 @@ def read_lines(
     data: bytes, bounds: Bounds = USUAL, options: Options = NO_OPTIONS, headers: bytes = b""
 ) -> list[NewMessage]:
     """ndjson: each line that is not empty is the JSON body of one message. Raises Problem."""
-    _refuse_bad_utf8(data)
+    refuse_bad_utf8(data)
     if data.count(b"\n") > 2 * bounds.items:
         raise _too_many(bounds)
     max_bytes = bounds.message_bytes
@@ -433,7 +434,8 @@ def _too_many(bounds: Bounds) -> Problem:
     return Problem("too_large", f"a batch has at most {bounds.items} messages")
 
 
-def _refuse_bad_utf8(data: bytes) -> None:
+def refuse_bad_utf8(data: bytes) -> None:
+    """Raise Problem, which names the place, for what is not UTF-8: a JSON decoder may let it pass."""
     if data.isascii():
         return
     try:
