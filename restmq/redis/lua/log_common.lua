@@ -92,8 +92,8 @@ local function trim(class, now, limits, most)
   local topics = {}  -- to the entries of each that go, in order
   while over and gone < most and taken < STEP_BYTES do
     local found = call('XRANGE', key, last and '(' .. last or '-', '+', 'COUNT', step)
-    step = STEP
     if #found == 0 then break end
+    step = #found[#found][2][2] * STEP > STEP_BYTES and 1 or STEP  -- each is copied whole
     for _, item in ipairs(found) do
       local e = item[2][2]
       over = is_over(e, now) or (most_count > 0 and count - gone > most_count)
