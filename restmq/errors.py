@@ -4,6 +4,8 @@
       BadRequest            what the client sent makes no sense; nothing changed
         BadQueueName
       WrongDelivery         what is asked needs round robin, and the queue is broadcast; nothing changed
+      TooManyQueues         there are as many as there may be; nothing changed
+      TooManyBindings       the log has as many as it may; nothing changed
       BadAcl                the access file can't be read or understood; no rule changed
       StoreError            the store did not do it
         StoreAway           it was not asked, or said it can't: nothing changed
@@ -93,6 +95,10 @@ class QueueFull(StoreError):
 
 class TooManyQueues(RestMQError):
     """A new queue would be one more than the operator allows. Nothing changed."""
+
+
+class TooManyBindings(RestMQError):
+    """A new binding would be one more than a log may have. Nothing changed."""
 
 
 class RateLimited(StoreError):

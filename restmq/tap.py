@@ -37,7 +37,7 @@ from restmq.passed import adopt
 from restmq.processes import Held, Processes
 from restmq.redis.embedded import EmbeddedStore
 from restmq.redis.server import StoreUnusable
-from restmq.rules.exposure import check_exposure
+from restmq.rules.exposure import check_exposure, needs_rules
 from restmq.serving import OwnStore, Serving, ThisProcess
 from restmq.settings import FILES, OPTIONS, ConfigError, Configuration, Option, Settings, load
 from restmq.store_address import StoreAddress
@@ -233,6 +233,7 @@ def _make(
     settings = configuration.settings
     access = AclFile(reactor, settings.acl)
     check_exposure(configuration, access.acl.restricts_anything)
+    access.must_restrict = needs_rules(settings)
 
     from restmq.core.broker import Broker  # noqa: PLC0415 - the libraries may be missing
     from restmq.web.application import make_application  # noqa: PLC0415

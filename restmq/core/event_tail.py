@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
+from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -22,7 +23,24 @@ SLACK = 8
 VIEWS = 4096
 """How many selections have their events listed; the one that was asked for longest ago goes first."""
 
+VIEWED = 500_000
+"""Events, and topics known to be chosen or not, that all views may list together."""
+
+LOOKED_AT = 2000
+"""Events that one read looks through for its selection; behind more, the store is asked meanwhile."""
+
+MAX_PAGE_BYTES = 1_048_576
+"""What one reader is given at once, but for a single event that is larger."""
+
+OVERHEAD = 300
+"""Bytes of an event besides its body and headers."""
+
 _ID = attrgetter("id")
+
+
+def weight(event: Event) -> int:
+    """What counts for bounds in bytes: about what it takes up in memory."""
+    return len(event.body) + len(event.headers) + OVERHEAD
 
 
 class Query(NamedTuple):
@@ -36,7 +54,7 @@ class Query(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """What a tail has for a reader: ``more`` says that the limit cut it."""
+    """What a tail has for a reader: ``more`` says that the limit, or MAX_PAGE_BYTES, cut it."""
 
     events: list[Event]
     more: bool
@@ -72,6 +90,10 @@ class _View:
         if self.events and self.events[0].id <= start:
             del self.events[: bisect_right(self.events, start, key=_ID)]
 
+    def size(self) -> int:
+        """For VIEWED."""
+        return len(self.events) + len(self._chosen)
+
 
 class Tail:
     """The events of one log, of one life of the store, behind ``start``."""
@@ -84,6 +106,7 @@ class Tail:
         self._bytes = 0
         self._by_topic: dict[str, list[Event]] = {}
         self._views: dict[Selection, _View] = {}
+        self._viewed = 0
 
     def append(self, events: list[Event], last: int) -> None:
         """What follows on ``self.last``, up to ``last``, in order."""
@@ -91,7 +114,7 @@ class Tail:
         self.last = last
         by_topic = self._by_topic
         for event in events:
-            self._bytes += len(event.body)
+            self._bytes += weight(event)
             of_topic = by_topic.get(event.topic)
             if of_topic is None:
                 by_topic[event.topic] = [event]
@@ -104,7 +127,7 @@ class Tail:
         keep, size = 0, 0
         most = MAX_BYTES - MAX_BYTES // SLACK
         for event in reversed(self._events):
-            size += len(event.body)
+            size += weight(event)
             if keep == MAX_EVENTS or (size > most and keep):
                 break
             keep += 1
@@ -112,7 +135,7 @@ class Tail:
         del self._events[: len(gone)]
         counts: dict[str, int] = {}
         for event in gone:
-            self._bytes -= len(event.body)
+            self._bytes -= weight(event)
             counts[event.topic] = counts.get(event.topic, 0) + 1
         for topic, count in counts.items():
             of_topic = self._by_topic[topic]
@@ -121,28 +144,36 @@ class Tail:
                 del self._by_topic[topic]
         if gone:
             self.start = gone[-1].id
+            for view in self._views.values():
+                view.cut(self.start)
+            self._viewed = sum([view.size() for view in self._views.values()])
 
-    def _of(self, selection: Selection, after: int) -> list[Event]:
-        """The events of a selection, at least those behind ``after``."""
+    def _of(self, selection: Selection, after: int) -> list[Event] | None:
+        """The events of a selection, at least those behind ``after``; None: not looked through yet."""
         if not selection.patterns and len(selection.topics) == 1:
             (topic,) = selection.topics
             return self._by_topic.get(topic, [])
         view = self._views.pop(selection, None)
+        if view is not None:
+            self._viewed -= view.size()
         if view is None or view.begin > after:
-            if len(self._views) >= VIEWS:
-                del self._views[next(iter(self._views))]
             view = _View(selection, after)
-        self._views[selection] = view
         if view.seen < self.last:
             at = bisect_right(self._events, view.seen, key=_ID)
-            view.extend(self._events[at:], self.last)
-        view.cut(self.start)
-        return view.events
+            those = self._events[at : at + LOOKED_AT]
+            whole = at + len(those) == len(self._events)
+            view.extend(those, self.last if whole else those[-1].id)
+        self._viewed += view.size()
+        while self._views and (len(self._views) >= VIEWS or self._viewed > VIEWED):
+            self._viewed -= self._views.pop(next(iter(self._views))).size()
+        self._views[selection] = view
+        return view.events if view.seen == self.last else None
 
     def read(self, query: Query, now_ms: int) -> Cut | None:
         """What the tail has for a reader; None if it cannot tell.
 
-        It cannot where its events do not reach back so far, or some are past their time by now.
+        It cannot where its events do not reach back so far, where it is the first to look for these
+        and there are many, or where some are past their time by now.
         """
         after, limit, leave_out = query.cursor.id, query.limit, query.leave_out
         if not self.start <= after <= self.last:
@@ -150,22 +181,42 @@ class Tail:
         if after == self.last:
             return Cut([], False)
         events = self._of(query.selection, after)
+        if events is None:
+            return None
         at = bisect_right(events, after, key=_ID) if events else 0
         if at == len(events):
             return Cut([], False)
         # What fits is cut out before it is looked at, unless somebody leaves out what he likes.
         if leave_out is not None:
-            found = [event for event in events[at:] if not leave_out(event)]
+            found = _those_wanted(events, at, query, leave_out)
         elif query.newest_first:
-            found = events[max(at, len(events) - limit - 1) :]
+            found = events[max(at, len(events) - limit - 1) :][::-1]
         else:
             found = events[at : at + limit + 1]
         oldest = events[at]
         if _over(oldest, now_ms) or any(_over(event, now_ms) for event in found):
             return None
-        if query.newest_first:
-            found = found[::-1]
-        return Cut(found[:limit], len(found) > limit)
+        fits = _fitting(found[:limit])
+        return Cut(found[:fits], len(found) > fits)
+
+
+def _those_wanted(
+    events: list[Event], at: int, query: Query, leave_out: Callable[[Event], bool]
+) -> list[Event]:
+    """One more than the limit, if there are so many; looks no further."""
+    behind = range(len(events) - 1, at - 1, -1) if query.newest_first else range(at, len(events))
+    wanted = (events[place] for place in behind if not leave_out(events[place]))
+    return list(islice(wanted, query.limit + 1))
+
+
+def _fitting(events: list[Event]) -> int:
+    """How many of the first ones are within MAX_PAGE_BYTES; one at least, if there is one."""
+    size = 0
+    for place, event in enumerate(events):
+        size += weight(event)
+        if size > MAX_PAGE_BYTES and place:
+            return place
+    return len(events)
 
 
 def _over(event: Event, now_ms: int) -> bool:

@@ -33,7 +33,7 @@ from restmq.listening import Listening, spoken
 from restmq.rules.acl import UNIX, Access, Acl, Decision, HasAcl
 from restmq.rules.exposure import check_exposure
 from restmq.settings import Configuration
-from restmq.syslog.framing import Framer, Frames
+from restmq.syslog.framing import Framer, Frames, Lines
 from restmq.syslog.held import UDP_BUFFER_BYTES, for_syslog, udp_refused
 from restmq.syslog.intake import Intake
 from restmq.syslog.messages import Encoder
@@ -74,7 +74,7 @@ class SyslogDoor:
         self.clock = cast("IReactorTime", reactor)
         self.limit = max(SHORTEST_LIMIT, min(LONGEST_LINE, settings.max_message_bytes // SWELLING))
         self.most_connections = min(MOST_CONNECTIONS, settings.max_connections)
-        self.intake = Intake(self.clock, broker.add_texts)
+        self.intake = Intake(self.clock, broker.add_texts, broker.add_packs)
         self.connections: set[Connection] = set()
         self.encoder = lru_cache(maxsize=1024)(self._encoder)
         self._by_hostname = settings.syslog_queue == "hostname"
@@ -174,7 +174,7 @@ class SyslogDoor:
             )
         return decision is Decision.ALLOW
 
-    def put(self, source: Connection | Datagrams, host: str, frames: Frames) -> None:
+    def put(self, source: Connection | Datagrams, host: str, frames: Frames | Lines) -> None:
         """Give the intake what a source has read."""
         queues = self.encoder(host).encode(frames, self.clock.seconds())
         for queue, bodies in queues.items():

@@ -58,7 +58,7 @@ ROUTES: Final[tuple[Rule, ...]] = (
     (r"/q/(.+)", Queue),  #        GET c: pop; POST p: add; DELETE p: purge
     (r"/queue", CommandsForAnyQueue),  # POST p or c, by command; GET none: to the help
     (r"/queue/(.+)", Commands),  # POST p or c, by command
-    (r"/c/(.*)", Comet),  #        GET comet: stream
+    (r"/c/(.*)", Comet),  #        GET comet: stream of a queue, or of ?topic=
     (r"/p/(.*)", PolicyOf),  #     GET c, POST p: broadcast or roundrobin
     (r"/control/", ControlAll),  # GET c: status of all; POST p: of the queue ''
     (r"/control/(.+)", Control),  # GET c: status; POST p: start or stop

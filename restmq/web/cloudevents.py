@@ -17,7 +17,7 @@ import orjson
 
 from restmq.errors import BadRequest
 from restmq.event import Event
-from restmq.web.message_json import rfc3339
+from restmq.web.message_json import field_value, rfc3339
 
 PREFIX: Final = "ce-"
 VERSION_FIELD: Final = "ce-specversion"
@@ -90,6 +90,8 @@ def as_cloud_event(event: Event, epoch: int) -> tuple[tuple[str, str], ...]:
         found[ORIGIN_FIELD] = found["ce-id"]
     found["ce-id"] = f"{epoch}-{event.id}"
     others = [
-        (f"RestMQ-Header-{name}", value) for name, value in kept.items() if name not in attributes
+        (f"RestMQ-Header-{name}", field_value(value))
+        for name, value in kept.items()
+        if name not in attributes
     ]
     return (*found.items(), *others)

@@ -11,18 +11,22 @@ here, it misses nothing that is kept: it reads on from the log when it can.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
-from typing import Any, Final
+from functools import cache, cached_property, lru_cache
+from typing import Any, Final, NamedTuple
 
+import orjson
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from restmq.core.events import Lot
+from restmq.core.event_subscribers import Lot
 from restmq.event import Event, EventCursor, EventGap
 from restmq.rules.buffer import Buffer, Part, Slow
 from restmq.rules.selection import Selection
 from restmq.web.event_json import event_members
-from restmq.web.stream import TOO_SLOW, Choices, Stream, Way
+from restmq.web.exchange import Exchange
+from restmq.web.historic import KEPT_CALLBACKS
+from restmq.web.stream import TOO_SLOW, Choices, Stream, Way, bound_kernel_buffer
 from restmq.web.wires import Ndjson, Sse, Wire
 
 log = Logger()
@@ -86,6 +90,38 @@ class EventSse(Sse, EventWire):
         return self._control(word, dict(value))
 
 
+class EventComet(EventNdjson):
+    """The same objects as COMET writes lines: with CRLF, or as calls of a JSONP callback."""
+
+    transport = "comet"
+
+    def __init__(self, callback: str | None, chunked: bool) -> None:
+        super().__init__(chunked)
+        self._callback = callback
+
+    @cached_property
+    def heartbeat(self) -> bytes:  # type: ignore[override]
+        """An empty line; in a script nothing."""
+        return b"" if self._callback is not None else self._framed(b"\r\n")
+
+    def _message(self, message: Any, epoch: int) -> bytes:
+        return self._line(b"{%b}" % event_members(message, epoch))
+
+    def _control(self, word: str, value: dict[str, Any]) -> bytes:
+        return self._framed(self._line(orjson.dumps({"type": word, **value})))
+
+    def _line(self, data: bytes) -> bytes:
+        if self._callback is not None:
+            data = b"%b(%b);" % (self._callback.encode("ascii"), data)
+        return data + b"\r\n"
+
+
+@lru_cache(maxsize=KEPT_CALLBACKS)
+def event_comet(callback: str | None, chunked: bool) -> EventWire:
+    """The wire of a COMET stream of events."""
+    return EventComet(callback, chunked)
+
+
 @cache
 def event_wire(sse: bool, chunked: bool) -> EventWire:
     """The one object for streams of this kind over HTTP."""
@@ -93,7 +129,7 @@ def event_wire(sse: bool, chunked: bool) -> EventWire:
 
 
 class EventReader:
-    """One client's end of a log: see ``restmq.core.events.EventConsumer``."""
+    """One client's end of a log: see ``restmq.core.event_subscribers.EventConsumer``."""
 
     __slots__ = ("_buffer", "_events", "_over", "_stream", "_told", "_way", "_wire", "clogged")
 
@@ -108,7 +144,8 @@ class EventReader:
         self.clogged = False
 
     def begins(self, cursor: EventCursor) -> None:
-        """Tell a client that came without a cursor where it is."""
+        """Tell a client that came without a cursor that the stream is open, and where it is."""
+        self._stream.opened()
         self._tell(cursor)
 
     def _tell(self, cursor: EventCursor) -> None:
@@ -194,31 +231,70 @@ class EventReader:
 class EventStream(Stream):
     """All events that go to one client."""
 
-    __slots__ = ("_reader", "event_wire")
+    __slots__ = ("_reader", "begun", "event_wire")
 
     def __init__(self, clock: IReactorTime, way: Way, wire: EventWire, choices: Choices) -> None:
         super().__init__(clock, way, wire, choices)
         self.event_wire = wire
         self._reader: EventReader | None = None
+        self.begun: Deferred[None] = Deferred()
+        """Fires when what is published from here on comes, or the client is gone."""
 
     def begin(
         self, events: Any, log_name: str, selection: Selection, after: EventCursor | None
     ) -> None:
-        """Send what matches behind a cursor, or from now on."""
-        opening = self.wire.opening("")
-        if opening:
-            self.way.write(opening)
+        """Send what matches behind a cursor, or from now on.
+
+        The client is told that the stream is open when nothing that is published later is missed.
+        """
+        if after is not None:
+            self.opened()
         self._reader = EventReader(events, self)
         self.consumers = [self._reader]
         if self.choices.heartbeat and self.wire.heartbeat:
             self._beat_later()
         events.subscribe(log_name, selection, after, self._reader)
 
+    def opened(self) -> None:
+        """Say so."""
+        opening = self.wire.opening("")
+        if opening:
+            self.way.write(opening)
+        self._tell_begun()
+
+    def _tell_begun(self) -> None:
+        if not self.begun.called:
+            self.begun.callback(None)
+
+    def left(self, _: object = None) -> None:
+        """The client is gone."""
+        super().left()
+        self._tell_begun()
+
     def _beat(self) -> None:
         if self._reader is not None and self._reader.beat():
             self._beat_later()
         else:
             super()._beat()
+
+
+class AskedStream(NamedTuple):
+    """A stream of events as a client wants it; ``after`` None: from now on."""
+
+    log: str
+    selection: Selection
+    after: EventCursor | None
+    choices: Choices
+
+
+def begin_over_http(broker: Any, exchange: Exchange, wire: EventWire, asked: AskedStream) -> None:
+    """Stream to a client whose response has begun; nothing if it left meanwhile."""
+    if exchange.open:
+        bound_kernel_buffer(exchange.transport)
+        stream = EventStream(broker.clock, exchange, wire, asked.choices)
+        exchange.gone.addCallback(stream.left)
+        exchange.on_closing = stream.shut_down
+        stream.begin(broker.events, asked.log, asked.selection, asked.after)
 
 
 DEFAULT_SLOW: Final = Slow.BLOCK.value

@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError, gatherResults
 from twisted.trial.unittest import TestCase
 
 from restmq.core.broker import Broker
-from restmq.core.events import Lot
+from restmq.core.event_subscribers import Lot
 from restmq.errors import StoreAway, StoreError
 from restmq.event import EventCursor, EventGap, NewEvent
 from restmq.redis.keys import Keys
@@ -65,7 +65,7 @@ class EventsCase(TestCase):
     async def following(self, broker: Broker, log: str = "main") -> None:
         """Wait until the tail answers."""
         await broker.events.read(log, ALL, None, 1)
-        await until(lambda: broker.events._log(log).live, "the tail")
+        await until(lambda: broker.events._log(log).recent.live, "the tail")
 
     async def read(self, broker: Broker, selection: Selection = ALL, after: Any = None, **how: Any):
         return await broker.events.read("main", selection, after, how.pop("limit", 1000), **how)
@@ -106,13 +106,13 @@ class Reading(EventsCase):
             Selection.exact("nobody"): [],
             ALL: [1, 2, 3, 4, 5, 6],
         }
-        await until(lambda: broker.events._log("main").tail.last == 6, "the tail")
+        await until(lambda: broker.events._log("main").recent.tail.last == 6, "the tail")
         for selection, ids in expected.items():
             for after in range(7):
                 kept = [number for number in ids if number > after]
                 assert await self.ids(broker, selection, after) == kept
                 assert await self.ids(other, selection, after) == kept
-                other.events._log("main").live = False  # it asks the store each time
+                other.events._log("main").recent.live = False  # it asks the store each time
                 assert await self.ids(other, selection, after, newest_first=True) == kept[::-1]
                 assert await self.ids(broker, selection, after, newest_first=True) == kept[::-1]
 
@@ -161,6 +161,40 @@ class Reading(EventsCase):
             page = await self.read(broker, Selection.exact("a"), number - 1)
             assert [event.id for event in page.events] == [published]
 
+    async def test_who_publishes_reads_what_the_channel_brings_a_moment_later(self) -> None:
+        """Busy readers beside a busy publisher: each asked the store, which made all of them slow."""
+        broker = await self.broker()
+        await self.following(broker)
+        log = broker.events._log("main")
+        asked, chunks = [], []
+        page, heard = log.stored.page, log.following.heard
+        self.patch(log.stored, "page", lambda *how: asked.append(how) or page(*how))
+        self.patch(log.following, "heard", lambda *chunk: chunks.append(chunk))
+        await broker.events.publish("main", news("a", "b"))
+        reading = broker.events.read("main", Selection.exact("a"), 0, 10)
+        left = broker.events.read("main", ALL, 0, 10)
+        await until(lambda: chunks, "the chunk")
+        assert not reading.called
+        left.cancel()
+        with pytest.raises(CancelledError):
+            await left
+        await broker.events.publish("main", news("a"))  # what it does not wait for
+        heard(*chunks[0])
+        assert [event.id for event in (await reading).events] == [1]
+        assert not asked
+
+    async def test_who_publishes_reads_the_store_when_the_channel_is_silent(self) -> None:
+        broker = await self.broker()
+        await self.following(broker)
+        following = broker.events._log("main").following
+        self.patch(following, "heard", lambda *chunk: None)
+        await broker.events.publish("main", news("a"))
+        assert await self.ids(broker, after=0) == [1]
+        reading = broker.events.read("main", ALL, 0, 10)
+        assert not reading.called
+        following.deaf()
+        assert [event.id for event in (await reading).events] == [1]
+
     async def test_logs_have_ids_of_their_own(self) -> None:
         broker = await self.broker()
         assert await broker.events.publish("main", news("a", "a")) == [1, 2]
@@ -177,8 +211,7 @@ class Reading(EventsCase):
         assert [ids[0] for ids in found] == [1, 701, 1401]
         large = [NewEvent("d", b"x" * 700_000)] * 4
         assert await broker.events.publish("main", large) == [3901, 3902, 3903, 3904]
-        page = await self.read(broker, Selection.exact("d"))
-        assert len(page.events) == 4
+        assert await self.ids(broker, Selection.exact("d"), 3903) == [3904]
 
     async def test_health_counts_what_is_kept(self) -> None:
         broker = await self.broker()
@@ -208,18 +241,18 @@ class Waiting(EventsCase):
         broker = await self.broker()
         page = await broker.events.wait("main", ALL, None, 10, 0.05)
         assert page.events == []
-        assert not broker.events._subscriptions
+        assert not broker.events._log_of
 
     async def test_who_leaves_is_forgotten(self) -> None:
         broker = await self.broker()
         waiting = broker.events.wait("main", ALL, None, 10, 20)
-        await until(lambda: broker.events._subscriptions, "it waits")
+        await until(lambda: broker.events._log_of, "it waits")
         waiting.cancel()
         with pytest.raises(CancelledError):
             await waiting
-        assert not broker.events._subscriptions
+        assert not broker.events._log_of
         await self.following(broker)
-        assert not broker.events._log("main").subscribers
+        assert not broker.events._log("main").subscribers.pushed.all
 
 
 class Pushing(EventsCase):
@@ -240,7 +273,25 @@ class Pushing(EventsCase):
         assert listener.gaps == late.gaps == []
         broker.events.unsubscribe(listener)
         broker.events.unsubscribe(late)
-        assert not broker.events._log("main").patterns
+        assert not broker.events._log("main").subscribers.pushed.patterns
+
+    async def test_the_first_event_of_a_log_is_pushed_like_all_others(self) -> None:
+        """A log's life begins with it; with 10,000 subscribers each of them read the store for it."""
+        broker, other = await self.broker(), await self.broker()
+        listener, coming = Listener(), Listener()
+        await self.following(broker)
+        page = await self.read(broker, Selection.exact("a"))
+        broker.events.subscribe("main", Selection.matching(["a", "b.*"]), None, listener)
+        broker.events.subscribe("main", ALL, page.cursor, coming)
+        log = broker.events._log("main")
+        self.patch(log.stored, "page", lambda *how: self.fail("it asks the store"))
+        await other.events.publish("main", news("a"))
+        await other.events.publish("main", news("b.c", "c"))
+        await until(lambda: len(coming.ids) == 3, "what was published")
+        assert (listener.ids, coming.ids) == ([1, 2], [1, 2, 3])
+        assert listener.gaps == coming.gaps == []
+        assert await self.ids(broker, Selection.exact("a"), page.cursor) == [1]
+        assert broker.events.position(listener) == EventCursor(log.stored.known.epoch, 3)
 
     async def test_who_wants_no_more_goes_on_where_it_was(self) -> None:
         broker = await self.broker()
@@ -393,6 +444,19 @@ class Retaining(EventsCase):
             assert whole.gap is not None
             newest = EventCursor(epoch, few.events[0].id - 1)
             assert (await self.read(fresh, Selection.below("few"), newest)).gap is None
+
+    async def test_what_another_class_keeps_of_a_topic_stays(self) -> None:
+        """The index of a topic is trimmed in one piece, but not where two doors lead to it."""
+        broker, other = await self.broker(events_count=6), await self.broker()
+        await broker.events.publish("main", news(*["a"] * 3), short=True)
+        await broker.events.publish("main", news(*["a"] * 8))
+        await broker.events.publish("main", news(*["b"] * 4))
+        assert await self.ids(other, Selection.exact("a")) == [1, 2, 3, 10, 11]
+        await broker.events.publish("main", news(*["b"] * 8))
+        assert await self.ids(other, Selection.exact("a"), 0) == [1, 2, 3]
+        assert await self.ids(other, Selection.exact("b"), 0) == [18, 19, 20, 21, 22, 23]
+        with self.valkey.client() as client:
+            assert client.zcard(Keys("restmq:").log("main")[1]) == 9
 
     async def test_memory_comes_back(self) -> None:
         broker = await self.broker(events_age=0.2, events_count=1000, events_bytes=100_000)

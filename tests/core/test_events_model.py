@@ -14,8 +14,8 @@ from twisted.internet import reactor, task
 from twisted.internet.defer import DeferredList
 
 from restmq.core.broker import Broker
+from restmq.core.event_subscribers import Lot
 from restmq.core.event_wire import decode_event
-from restmq.core.events import Lot
 from restmq.event import EventCursor, EventGap, EventPage
 from restmq.redis.keys import Keys
 from restmq.rules.selection import Selection

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.support import DEADLINE_SECONDS, Daemon, Response, wait_until
+from tests.wire.test_v1_socket import Session
 
 
 def post(daemon: Daemon, topic: str, body: Any = b"{}", **headers: str) -> dict[str, Any]:
@@ -39,17 +40,27 @@ def bad(reply: Response, *words: str) -> None:
 class Streaming:
     """A stream over HTTP, line by line."""
 
-    def __init__(self, daemon: Daemon, query: str, **headers: str) -> None:
+    def __init__(
+        self,
+        daemon: Daemon,
+        query: str,
+        *,
+        path: str = "/v1/stream",
+        version: str = "1.0",
+        **headers: str,
+    ) -> None:
         self._socket = socket.create_connection(("127.0.0.1", daemon.port), DEADLINE_SECONDS)
         fields = "".join(
             f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()
         )
-        request = f"GET /v1/stream?{query} HTTP/1.0\r\nHost: localhost\r\n{fields}\r\n"
+        request = f"GET {path}?{query} HTTP/{version}\r\nHost: localhost\r\n{fields}\r\n"
         self._socket.sendall(request.encode())
         self._file = self._socket.makefile("rb")
         self.status = self._file.readline()
-        while self._file.readline().strip():
-            pass
+        self.head: dict[str, str] = {}
+        while line := self._file.readline().decode().strip():
+            name, _, value = line.partition(":")
+            self.head[name.lower()] = value.strip()
 
     def line(self) -> str:
         return self._file.readline().decode().rstrip("\n")
@@ -208,13 +219,35 @@ def test_unusual_but_right(common_daemon):
         ("/v1/events", b'{"events":[{"topic":"a"}]}', ["body"]),
         ("/v1/events", b'{"events":[{"topic":"a..b","body":1}]}', ["/events/0/topic"]),
         ("/v1/events", b'{"events":[{"topic":"a","body":1,"ttl":3}]}', ["ttl"]),
+        ("/v1/events", b'{"events":[{"topic":"a","body":1,"idempotency_key":"k"}]}', ["idempot"]),
         ("/v1/events", b'{"events":[{"topic":"a","body":1}],"x":1}', ["x"]),
+        ("/v1/events", b'{"events":[{"topic":"a","body":{"x":"\xff"}}]}', ["line 1", "UTF-8"]),
+        ("/v1/events", b'{"events":[\n{"topic":"a","body":"\xff"}]}', ["line 2", "UTF-8"]),
     ],
 )
 def test_bad_posts_publish_nothing(common_daemon, path, body, words):
     before = get(common_daemon, "topic=nobody.is.here")["cursor"]
     bad(common_daemon.request("POST", path, body, {"Content-Type": "application/json"}), *words)
     assert get(common_daemon, f"cursor={before}")["events"] == []
+
+
+@pytest.mark.parametrize("body", [b'"\xff"', b'{"x":"\xed\xa0\x80"}'])
+def test_lines_that_are_not_utf8_publish_nothing(common_daemon, body):
+    """Or every reader of the log would get JSON that is none."""
+    before = get(common_daemon, "topic=nobody.is.here")["cursor"]
+    lines = b'{"topic":"a","body":1}\n{"topic":"a","body":' + body + b"}"
+    kind = {"Content-Type": "application/x-ndjson"}
+    bad(common_daemon.request("POST", "/v1/events", lines, kind), "line 2", "UTF-8")
+    assert get(common_daemon, f"cursor={before}")["events"] == []
+
+
+@pytest.mark.parametrize(
+    "member", ['"ttl":1', '"delay":0', '"priority":0', '"idempotency_key":"k"']
+)
+def test_members_of_messages_are_refused(common_daemon, member):
+    data = '{"events":[{"topic":"w.members","body":1,' + member + "}]}"
+    reply = common_daemon.request("POST", "/v1/events", data, {"Content-Type": "application/json"})
+    bad(reply, member.split('"')[1])
 
 
 def test_a_stream_begins_with_its_place_and_goes_on(common_daemon):
@@ -239,26 +272,137 @@ def test_a_stream_begins_with_its_place_and_goes_on(common_daemon):
     again.close()
 
 
-def test_one_cursor_on_all_transports(common_daemon):
+def short_poll(daemon: Daemon, topic: str, cursor: str) -> tuple[list[int], str]:
+    page = get(daemon, f"topic={topic}&limit=2&cursor={cursor}")
+    return [event["id"] for event in page["events"]], page["cursor"]
+
+
+def long_poll(daemon: Daemon, topic: str, cursor: str) -> tuple[list[int], str]:
+    page = get(daemon, f"topic={topic}&limit=1&wait=5", **{"Last-Event-ID": cursor})
+    return [event["id"] for event in page["events"]], page["cursor"]
+
+
+def one_of_sse(daemon: Daemon, topic: str, cursor: str) -> tuple[list[int], str]:
+    stream = Streaming(daemon, f"topic={topic}", Accept="text/event-stream", Last_Event_ID=cursor)
+    event = next(stream.events())
+    stream.close()
+    return [event["id"]], event["cursor"]
+
+
+def one_of_ndjson(daemon: Daemon, topic: str, cursor: str) -> tuple[list[int], str]:
+    stream = Streaming(daemon, f"topic={topic}&cursor={cursor}")
+    event = json.loads(stream.line())
+    stream.close()
+    return [event["id"]], event["cursor"]
+
+
+def one_of_comet(daemon: Daemon, topic: str, cursor: str) -> tuple[list[int], str]:
+    stream = Streaming(daemon, f"topic={topic}&cursor={cursor}", path="/c/")
+    event = json.loads(stream.line())
+    stream.close()
+    return [event["id"]], event["cursor"]
+
+
+def one_of_websocket(daemon: Daemon, topic: str, cursor: str) -> tuple[list[int], str]:
+    session = Session(daemon.port)
+    session.welcome()
+    session.do("subscribe", topic=topic, cursor=cursor)
+    event = session.next()
+    session.close()
+    return [event["id"]], event["cursor"]
+
+
+TRANSPORTS = (short_poll, long_poll, one_of_sse, one_of_ndjson, one_of_comet, one_of_websocket)
+
+
+@pytest.mark.parametrize("second", TRANSPORTS)
+@pytest.mark.parametrize("first", TRANSPORTS)
+def test_one_cursor_on_all_transports(common_daemon, first, second):
     """A client changes its transport between any two reads: nothing lost, nothing twice."""
-    cursor = get(common_daemon, "topic=w.change")["cursor"]
-    told = [post(common_daemon, "w.change", str(n))["id"] for n in range(6)]
-    seen = []
-    page = get(common_daemon, f"topic=w.change&limit=2&cursor={cursor}")
-    seen += [event["id"] for event in page["events"]]
-    lines = Streaming(common_daemon, f"topic=w.change&cursor={page['cursor']}")
-    event = json.loads(lines.line())
-    seen.append(event["id"])
-    lines.close()
-    sse = Streaming(
-        common_daemon, "topic=w.change", Accept="text/event-stream", Last_Event_ID=event["cursor"]
+    topic = f"w.change.{first.__name__}.{second.__name__}"
+    cursor = get(common_daemon, f"topic={topic}")["cursor"]
+    told = []
+    for number in range(8):
+        told.append(post(common_daemon, topic, str(number))["id"])
+        post(common_daemon, "w.change.other")
+    seen: list[int] = []
+    for read in (first, second, first, second):
+        ids, cursor = read(common_daemon, topic, cursor)
+        seen += ids
+    assert seen == told[: len(seen)]
+    assert len(seen) >= 4
+
+
+class TestComet:
+    """Events in COMET's manner."""
+
+    def test_lines_are_those_of_ndjson_with_cr_lf(self, common_daemon):
+        told = post(common_daemon, "w.comet.1", b'{"n":1}', **{"RestMQ-Header-A": "b"})
+        before = f"{told['cursor'].split('-')[0]}-{told['id'] - 1}"
+        comet = Streaming(common_daemon, f"topic=w.comet.*&cursor={before}", path="/c/")
+        lines = Streaming(common_daemon, f"topic=w.comet.*&cursor={before}")
+        line = comet.line()
+        assert line == lines.line() + "\r"
+        assert json.loads(line)["headers"] == {"a": "b"}
+        comet.close()
+        lines.close()
+
+    def test_who_brings_no_cursor_is_told_it_and_gets_what_comes(self, common_daemon):
+        comet = Streaming(
+            common_daemon, "topic=w.now.*&topic=w.then&callback=a.b&_=1&heartbeat=0.2", path="/c/"
+        )
+        assert comet.status.split()[1] == b"200"
+        assert "javascript" in comet.head["content-type"]
+        first = comet.line()
+        assert first.startswith('a.b({"type":"cursor","cursor":"')
+        assert first.endswith("});\r")
+        post(common_daemon, "w.other")
+        told = [post(common_daemon, topic)["id"] for topic in ("w.now.1", "w.then")]
+        seen = [json.loads(comet.line()[len("a.b(") : -len(");\r")])["id"] for _ in told]
+        assert seen == told
+        comet.close()
+
+    def test_a_heartbeat_only_if_asked_for(self, common_daemon):
+        comet = Streaming(common_daemon, "topic=w.beat&heartbeat=0.1", path="/c/")
+        assert json.loads(comet.line())["type"] == "cursor"
+        assert comet.line() == "\r"
+        comet.close()
+
+    def test_in_http_1_1_lines_are_chunks(self, common_daemon):
+        comet = Streaming(common_daemon, "topic=w.chunk", path="/c/", version="1.1")
+        assert comet.head["transfer-encoding"] == "chunked"
+        size = int(comet.line().strip(), 16)
+        line = comet.line() + "\n"
+        assert (len(line), json.loads(line)["type"]) == (size, "cursor")
+        comet.close()
+
+    @pytest.mark.parametrize(
+        ("path", "word"),
+        [
+            ("/c/queue?topic=a", "no queue"),
+            ("/c/?topic=a..b", "topic"),
+            ("/c/?topic=", "%23"),
+            ("/c/?topic=a&cursor=7", "cursor"),
+            ("/c/?topic=a&slow=never", "slow"),
+            ("/c/?topic=a&log=*", "log"),
+            ("/c/?topic=a&ack=1", "ack"),
+            ("/c/?topic=a&unknown=1", "unknown"),
+            ("/c/?topic=a&cursor=1-1&cursor=1-2", "cursor"),
+            ("/c/?topic=a&callback=1x", "callback"),
+        ],
     )
-    event = next(sse.events())
-    seen.append(event["id"])
-    sse.close()
-    page = get(common_daemon, "topic=w.change&wait=1", **{"Last-Event-ID": event["cursor"]})
-    seen += [event["id"] for event in page["events"]]
-    assert seen == told
+    def test_what_makes_no_sense(self, common_daemon, path, word):
+        reply = common_daemon.request("GET", path)
+        assert reply.status == 400
+        assert word in reply.body.decode()
+
+    def test_the_access_rule_is_comets(self, daemon, tmp_path):
+        acl = tmp_path / "acl.conf"
+        acl.write_text("[comet:consumer]\nhosts_deny = all\n")
+        made = daemon("--acl", str(acl))
+        made.wait_for("/readyz")
+        assert made.request("GET", "/c/?topic=a").status in (401, 403)
+        assert made.request("GET", "/v1/events").status == 200
 
 
 def test_a_wiped_store_is_told_first_on_every_transport(daemon, start_valkey):
@@ -281,10 +425,11 @@ def test_a_wiped_store_is_told_first_on_every_transport(daemon, start_valkey):
     assert json.loads(block["data"]) == {"oldest": told, "reset": True}
     assert json.loads(sse.event()["data"])["id"] == told
     sse.close()
-    lines = Streaming(made, f"topic=a&cursor={cursor}")
-    assert json.loads(lines.line()) == {"type": "gap", "oldest": told, "reset": True}
-    assert json.loads(lines.line())["id"] == told
-    lines.close()
+    for path in ("/v1/stream", "/c/"):
+        lines = Streaming(made, f"topic=a&cursor={cursor}", path=path)
+        assert json.loads(lines.line()) == {"type": "gap", "oldest": told, "reset": True}
+        assert json.loads(lines.line())["id"] == told
+        lines.close()
 
 
 @pytest.mark.parametrize(

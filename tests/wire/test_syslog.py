@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -204,6 +205,33 @@ def test_lines_are_pushed_as_all_messages_are(server, comet):
     stream = comet(f"/c/{HERE}")
     server.send(b"<13>pushed\n")
     assert json.loads(stream.message()["value"])["line"] == "<13>pushed"
+
+
+def test_a_burst_of_lines_is_messages_as_all_others_at_every_door(server, comet):
+    """They wait as a few packs; nobody who looks, deletes, takes or listens can tell."""
+    count = 2500
+    add(server, HERE, "first")
+    server.send(b"".join(b"<13>number %d\n" % number for number in range(count)))
+    wait_until(lambda: server.length() == 1 + count, lambda: f"{count} lines; log:\n{server.log}")
+    add(server, HERE, "last")
+    pop(server, HERE)
+    path = f"/v1/queues/{quote(HERE)}/messages"
+    page = json.loads(get(server, f"{path}?limit=1000").body)
+    wanted = {f"<13>number {number}": number for number in range(count)}
+    assert [json.loads(m["body"])["line"] for m in page["messages"]] == list(wanted)[:1000]
+    first = page["messages"][0]["id"]
+    one = json.loads(get(server, f"{path}/{first + 2000}").body)
+    assert json.loads(one["body"])["line"] == "<13>number 2000"
+    assert server.request("DELETE", f"{path}/{first + 2000}").status == 204
+    assert get(server, f"{path}/{first + 2000}").status == 404
+    taken = pop(server, HERE)
+    assert taken["key"] == f"{HERE}:{first}"
+    assert server.length() == count
+    stream = comet(f"/c/{HERE}")
+    values = [stream.message()["value"] for _ in range(count - 1)]
+    assert values.pop() == "last"
+    numbers = [wanted[json.loads(value)["line"]] for value in values]
+    assert numbers == [number for number in range(1, count) if number != 2000]
 
 
 def test_it_is_the_whole_broker(server, queue):

@@ -36,82 +36,89 @@ if say then
   end
 end
 
-local function before(a, b)
-  if newest then return a.id > b.id end
-  return a.id < b.id
-end
+local class_of, entry_of = {}, {}
 
--- Of several sorted parts the first `limit`; past the end of a part that was cut nothing is known.
+-- Of several sorted parts the first `limit` ids; past the end of a part that was cut nothing is known.
 local function merge(parts)
   local all, bound = {}, nil
   for _, part in ipairs(parts) do
     if part.cut then
       local last = part[#part]
-      if bound == nil or before(last, bound) then bound = last end
+      if bound == nil or (newest and last > bound) or (not newest and last < bound) then bound = last end
       more = 1
     end
-    for _, item in ipairs(part) do all[#all + 1] = item end
+    for _, id in ipairs(part) do all[#all + 1] = id end
   end
-  table.sort(all, before)
-  local out = {}
-  for _, item in ipairs(all) do
-    if #out == limit or (bound and before(bound, item)) then
+  table.sort(all)
+  local out, from, to, step = {}, 1, #all, 1
+  if newest then from, to, step = #all, 1, -1 end
+  for i = from, to, step do
+    local id = all[i]
+    if #out == limit or (bound and ((newest and id < bound) or (not newest and id > bound))) then
       more = 1
       break
     end
-    out[#out + 1] = item
+    out[#out + 1] = id
   end
   return out
 end
 
-local function by_topic(topic)
+local function by_topic(topic, most)
   local low, high = '[' .. topic .. '\0' .. pack('>I7', after + 1), '(' .. topic .. '\1'
   if below > 0 then high = '(' .. topic .. '\0' .. pack('>I7', below) end
   local found
   if newest then
-    found = call('ZREVRANGEBYLEX', INDEX, high, low, 'LIMIT', 0, limit + 1)
+    found = call('ZREVRANGEBYLEX', INDEX, high, low, 'LIMIT', 0, most + 1)
   else
-    found = call('ZRANGEBYLEX', INDEX, low, high, 'LIMIT', 0, limit + 1)
+    found = call('ZRANGEBYLEX', INDEX, low, high, 'LIMIT', 0, most + 1)
   end
-  local part = {cut = #found > limit}
-  for i = 1, math.min(#found, limit) do
-    part[i] = {id = (unpack_bytes('>I7', found[i], #topic + 2)), class = byte(found[i], -1)}
+  local part = {cut = #found > most}
+  for i = 1, math.min(#found, most) do
+    local id = unpack_bytes('>I7', found[i], #topic + 2)
+    part[i], class_of[id] = id, byte(found[i], -1)
   end
   return part
 end
 
+-- In small steps, of one where entries are large, since what is fetched and does not fit into the
+-- answer was fetched in vain: large entries may lie anywhere among small ones.
 local function by_class(class)
-  local key = KEYS[ENTRIES + class]
-  local count = call('XLEN', key)
-  if count == 0 then return {} end
-  local size = tonumber(call('HGET', Q, 'b' .. class) or 0)
-  local step = math.max(1, math.min(limit, math.floor(MAX_BYTES * count / (size + 1))))
-  local found
-  if newest then
-    found = call('XREVRANGE', key, below > 0 and text(below - 1) or '+', text(after + 1), 'COUNT', step)
-  else
-    found = call('XRANGE', key, text(after + 1), '+', 'COUNT', step)
+  local key, part, size, few = KEYS[ENTRIES + class], {cut = false}, 0, 1
+  local low, high = text(after + 1), below > 0 and text(below - 1) or '+'
+  while #part < limit do
+    local step, found = math.min(few, limit - #part), nil
+    if newest then
+      found = call('XREVRANGE', key, high, low, 'COUNT', step)
+    else
+      found = call('XRANGE', key, low, high, 'COUNT', step)
+    end
+    for _, item in ipairs(found) do
+      local e = item[2][2]
+      local id = unpack_bytes('>I7', e)
+      part[#part + 1], entry_of[id], size = id, e, size + #e
+    end
+    if #found < step then return part end
+    if size > MAX_BYTES then break end
+    few = #found[step][2][2] * 16 > MAX_BYTES and 1 or 16
+    if newest then high = text(part[#part] - 1) else low = text(part[#part] + 1) end
   end
-  local part = {cut = #found == step}
-  for i, item in ipairs(found) do
-    local e = item[2][2]
-    part[i] = {id = (unpack_bytes('>I7', e)), entry = e}
-  end
+  part.cut = true
   return part
 end
 
 local parts = {}
 if #ARGV > 7 then
-  for i = 8, #ARGV do parts[#parts + 1] = by_topic(ARGV[i]) end
+  local topics = #ARGV - 7
+  local most = math.min(limit, math.max(16, math.ceil(2 * limit / topics)))
+  for i = 8, #ARGV do parts[i - 7] = by_topic(ARGV[i], topics == 1 and limit or most) end
 else
-  for class = 0, CLASSES - 1 do parts[#parts + 1] = by_class(class) end
+  for class = 0, CLASSES - 1 do parts[class + 1] = by_class(class) end
 end
 local entries, size, reached = {}, 0, 0
-for _, item in ipairs(merge(parts)) do
-  local e = item.entry
+for _, id in ipairs(merge(parts)) do
+  local e = entry_of[id]
   if e == nil then
-    local id = text(item.id)
-    local found = call('XRANGE', KEYS[ENTRIES + item.class], id, id)
+    local found = call('XRANGE', KEYS[ENTRIES + class_of[id]], text(id), text(id))
     e = found[1] and found[1][2][2]
   end
   if e then
@@ -122,7 +129,7 @@ for _, item in ipairs(merge(parts)) do
     size = size + #e
     entries[#entries + 1] = e
   end
-  reached = item.id
+  reached = id
 end
 if more == 0 then reached = 0 end
 return {text(now), text(s.epoch), text(s.id), text(after), reset, text(reached), trimmed, entries}

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
-import orjson
 from msgspec import Meta
 from twisted.internet.defer import Deferred
 
+from restmq.core.event_reading import NOWHERE
+from restmq.core.event_tail import Query
 from restmq.errors import BadRequest
 from restmq.event import MAIN_LOG, EventCursor, EventPage, NewEvent
 from restmq.rules.selection import Selection
@@ -42,9 +43,8 @@ from restmq.web.describe import (
 )
 from restmq.web.endpoint import Access, Reply, endpoint
 from restmq.web.event_json import page_json
-from restmq.web.event_stream import DEFAULT_SLOW
+from restmq.web.event_stream import DEFAULT_SLOW, AskedStream
 from restmq.web.message_json import quoted
-from restmq.web.stream import Choices
 from restmq.web.v1.endpoint import V1Endpoint
 from restmq.web.v1.given import Given
 from restmq.web.v1.messages import HEADERS, NDJSON, refuse_larger
@@ -52,10 +52,13 @@ from restmq.web.v1.new_messages import (
     NO_OPTIONS,
     Bounds,
     Item,
+    as_item,
     explained,
     kept_headers,
     not_json,
+    plain_body,
     read_item,
+    refuse_bad_utf8,
     stated_type,
 )
 from restmq.web.v1.problems import Fault, Problem
@@ -104,10 +107,25 @@ class _Events(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     events: Annotated[list[EventItem], Meta(min_length=1)]
 
 
+class _PlainEvent(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """An event with nothing but a topic and a body."""
+
+    topic: str
+    body: msgspec.Raw
+
+
+class _PlainEvents(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    events: list[_PlainEvent]
+
+
+_PLAIN: Final = msgspec.json.Decoder(_PlainEvents)
 _EVENTS: Final = msgspec.json.Decoder(_Events)
 _EVENT: Final = msgspec.json.Decoder(EventItem)
-_OF_QUEUES: Final = ("ttl", "delay", "deliver_at", "priority")
-EVENT: Final = frozenset(EventItem.__struct_fields__) - {*_OF_QUEUES, "idempotency_key"}
+_NOT_HERE: Final = {
+    **dict.fromkeys(("ttl", "delay", "deliver_at", "priority"), "is for messages of queues"),
+    "idempotency_key": "is for messages; one header Idempotency-Key is for all events of a request",
+}
+EVENT: Final = frozenset(EventItem.__struct_fields__) - {*_NOT_HERE}
 
 
 def read_log(given: Given) -> str:
@@ -142,21 +160,16 @@ def read_selection(topics: Sequence[str] | None) -> Selection:
     return Selection.matching(topics)
 
 
-class AskedStream(NamedTuple):
-    """A stream of events as a client wants it; ``after`` None: from now on."""
-
-    log: str
-    selection: Selection
-    after: EventCursor | None
-    choices: Choices
-
-
 def read_event_stream(
-    given: Mapping[str, Sequence[str]], settings: Settings, last_event_id: str | None
+    given: Mapping[str, Sequence[str]],
+    settings: Settings,
+    last_event_id: str | None,
+    heartbeat: float | None = None,
 ) -> AskedStream:
     """``topic`` (several), ``log``, ``cursor``, and the choices of every stream. Raises BadRequest.
 
     ``Last-Event-ID`` counts before ``cursor``, which stays in the URL of a page that comes back.
+    ``heartbeat`` is the transport's default, None the operator's.
     """
     texts = {name: values[0] for name, values in given.items() if name != "topic"}
     for name in ("ack", "lease", "observe"):
@@ -166,7 +179,7 @@ def read_event_stream(
     if _LOG.fullmatch(log) is None:
         raise BadRequest(f"log is 1 to 64 letters, digits, _ and -, not {log[:60]!r}")
     texts.setdefault("slow", DEFAULT_SLOW)
-    choices = read_choices(texts, settings, settings.heartbeat)
+    choices = read_choices(texts, settings, settings.heartbeat if heartbeat is None else heartbeat)
     after = read_event_cursor(last_event_id, "Last-Event-ID")
     if after is None:
         after = read_event_cursor(texts.get("cursor"))
@@ -175,6 +188,9 @@ def read_event_stream(
 
 def read_batch(data: bytes, lines: bool, bounds: Bounds) -> list[NewEvent]:
     """``{"events": [...]}``, or an event object a line. Raises Problem, 413 for one that is too large."""
+    refuse_bad_utf8(data)
+    if not lines and (plain := _plain_batch(data, bounds)):
+        return plain
     try:
         if lines:
             found = [_EVENT.decode(line) for line in data.split(b"\n") if line.strip()]
@@ -182,7 +198,7 @@ def read_batch(data: bytes, lines: bool, bounds: Bounds) -> list[NewEvent]:
             found = _EVENTS.decode(data).events
     except msgspec.ValidationError as error:
         raise explained(error, bounds) from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise not_json(error) from None
     if not 1 <= len(found) <= bounds.items:
         raise Problem("bad_request", f"a batch has 1 to {bounds.items} events")
@@ -193,30 +209,45 @@ def read_batch(data: bytes, lines: bool, bounds: Bounds) -> list[NewEvent]:
     return events
 
 
+def _plain_batch(data: bytes, bounds: Bounds) -> list[NewEvent] | None:
+    """The events, if they have nothing but topic and body; None: `read_batch` tells what there is."""
+    try:
+        found = _PLAIN.decode(data).events
+        for topic in {item.topic for item in found}:
+            parse_topic(topic)
+    except (msgspec.DecodeError, RecursionError, BadRequest):
+        return None
+    if not 1 <= len(found) <= bounds.items:
+        return None
+    events = [NewEvent(item.topic, *plain_body(bytes(item.body))) for item in found]
+    if len(data) > bounds.message_bytes:
+        for event in events:
+            refuse_larger(event.body, bounds.message_bytes)
+    return events
+
+
 def read_event(item: EventItem, where: str, bounds: Bounds) -> NewEvent:
     """One event of a batch. Raises Problem or BadRequest."""
-    for name in _OF_QUEUES:
-        if getattr(item, name) is not None:
-            fault = Fault(f"{where}/{name}", "is for messages of queues")
-            raise Problem("bad_request", f"{name} is for messages of queues", faults=(fault,))
+    for name, why in _NOT_HERE.items():
+        if getattr(item, name) not in (None, ""):
+            raise Problem("bad_request", f"{name} {why}", faults=(Fault(f"{where}/{name}", why),))
     topic = parse_topic(item.topic, f"{where}/topic")
     message = read_item(item, where, bounds, NO_OPTIONS, b"")
     return NewEvent(topic, message.body, message.content_type, message.headers)
 
 
 def read_event_command(members: Mapping[str, Any], bounds: Bounds) -> NewEvent:
-    """One event of members that are decoded already (a command on a WebSocket). Raises as `read_batch`."""
-    try:
-        item = _EVENT.decode(orjson.dumps(members))
-    except msgspec.ValidationError as error:
-        raise explained(error, bounds) from None
-    return read_event(item, "", bounds)
+    """One event of the members of a command on a WebSocket, its body as it was sent. Raises as `read_batch`."""
+    return read_event(as_item(members, EventItem, bounds), "", bounds)
 
 
 def published(broker: Any, log: str, topic: str, number: int) -> bytes:
     """The members that tell of one event."""
-    cursor = broker.events.cursor(log, number).text.encode("ascii")
-    return b'"topic":%b,"id":%d,"cursor":"%b"' % (quoted(topic), number, cursor)
+    return _published(topic, *broker.events.cursor(log, number))
+
+
+def _published(topic: str, epoch: int, number: int) -> bytes:
+    return b'"topic":%b,"id":%d,"cursor":"%d-%d"' % (quoted(topic), number, epoch, number)
 
 
 class TopicEvents(V1Endpoint):
@@ -271,13 +302,15 @@ class EventsOfTopics(V1Endpoint):
         return done.addCallback(self._results, log, events)
 
     def _results(self, ids: list[int], log: str, events: list[NewEvent]) -> Reply:
-        told = [
-            b"{%b}" % published(self.broker, log, event.topic, number)
-            for event, number in zip(events, ids, strict=True)
-        ]
-        cursor = self.broker.events.cursor(log, ids[-1]).text.encode("ascii")
+        epoch, last = self.broker.events.cursor(log, ids[-1])
+        told = b"},{".join(
+            [
+                _published(event.topic, epoch, number)
+                for event, number in zip(events, ids, strict=True)
+            ]
+        )
         return self.encoded(
-            b'{"results":[%b],"cursor":"%b","failed":0}\n' % (b",".join(told), cursor), 201
+            b'{"results":[{%b}],"cursor":"%d-%d","failed":0}\n' % (told, epoch, last), 201
         )
 
     @endpoint(Access.CONSUMER)
@@ -298,7 +331,7 @@ class EventsOfTopics(V1Endpoint):
             )
         },
     )
-    def get(self) -> Deferred[Reply]:
+    def get(self) -> Reply | Deferred[Reply]:
         """What matches behind a cursor, at once or when there is something."""
         given = self.given(("cursor", "wait", "limit", "log"), ("topic",))
         log, selection = read_log(given), read_selection(given.texts("topic", MAX_TOPICS))
@@ -308,11 +341,14 @@ class EventsOfTopics(V1Endpoint):
             after = read_event_cursor(sent, "Last-Event-ID")
         limit = given.whole("limit", DEFAULT_LIMIT, 1, MAX_LIMIT)
         wait = given.seconds("wait", 0, self.settings.max_wait) or 0.0
+        events = self.broker.events
+        page = events.look(log, Query(selection, after or NOWHERE, limit))
+        if page is not None and (page.events or not wait):
+            return self._page(page)
         if not wait:
-            done: Deferred[EventPage] = self.broker.events.read(log, selection, after, limit)
+            done: Deferred[EventPage] = events.read(log, selection, after, limit)
             return done.addCallback(self._page)
-        waiting = self.broker.events.wait(log, selection, after, limit, wait)
-        return self._waited(waiting)
+        return self._waited(events.wait(log, selection, after, limit, wait))
 
     def _waited(self, waiting: Deferred[EventPage]) -> Deferred[Reply]:
         """Nobody waits for a client that left, nor when the daemon is about to end."""

@@ -18,6 +18,7 @@ from restmq.errors import (
     StoreAway,
     StoreFull,
     StoreRefused,
+    TooManyBindings,
     TooManyQueues,
     WrongDelivery,
 )
@@ -34,6 +35,7 @@ CODES: Final[Mapping[type[BaseException], str]] = {
     StoreRefused: "store_refused",
     QueueFull: "queue_full",
     TooManyQueues: "too_many_queues",
+    TooManyBindings: "too_many_bindings",
     RateLimited: "rate_limited",
 }
 
@@ -98,6 +100,7 @@ STATUSES: Final[Mapping[str, int]] = {
     "rate_limited": 429,
     "queue_full": 507,
     "too_many_queues": 507,
+    "too_many_bindings": 507,
 }
 """The status of each problem that a handler of ``/v1`` raises."""
 
@@ -161,8 +164,8 @@ TITLES: Final[Mapping[str, tuple[str, str]]] = {
         "Wait a moment and send it again.",
     ),
     "key_reused": (
-        "The Idempotency-Key was used for another message",
-        "A key belongs to one message; take a new one. Nothing was stored.",
+        "The Idempotency-Key was used for something else",
+        "A key belongs to one message, or one call; take a new one. Nothing was changed.",
     ),
     "not_empty": (
         "There are messages in the queue",
@@ -179,6 +182,10 @@ TITLES: Final[Mapping[str, tuple[str, str]]] = {
     "queue_full": (
         "The queue is full",
         "Wait until messages were worked off, or raise max_length or max_bytes in its settings.",
+    ),
+    "too_many_bindings": (
+        "Too many bindings",
+        "A log has 100 at most. Take away those that are not needed, or let one pattern choose more.",
     ),
     "too_many_queues": (
         "There are as many queues as there may be",

@@ -18,8 +18,8 @@ from restmq.web import streams
 from restmq.web.choices import PARAMETERS, read_choices, read_cursors
 from restmq.web.describe import NAME, STRING, Content, describe, items
 from restmq.web.endpoint import Access, endpoint
-from restmq.web.event_stream import EventStream, event_wire
-from restmq.web.stream import Choices, Cursor, bound_kernel_buffer
+from restmq.web.event_stream import begin_over_http, event_wire
+from restmq.web.stream import Choices, Cursor
 from restmq.web.v1.endpoint import V1Endpoint, v1_name
 from restmq.web.v1.events import read_event_stream
 from restmq.web.wires import NDJSON, SSE, SSE_OF_MANY, Wire
@@ -110,13 +110,8 @@ class ManyStreams(_Streaming):
         exchange, sse = self.exchange, self.wants_events
         headers = (*HEADERS, ("X-Request-Id", self.request_id))
         exchange.start_stream(EVENT_STREAM if sse else "application/x-ndjson", headers)
-        if exchange.open:
-            bound_kernel_buffer(exchange.transport)
-            wire = event_wire(sse, exchange.head.http_1_1)
-            stream = EventStream(self.broker.clock, exchange, wire, asked.choices)
-            exchange.gone.addCallback(stream.left)
-            exchange.on_closing = stream.shut_down
-            stream.begin(self.broker.events, asked.log, asked.selection, asked.after)
+        wire = event_wire(sse, exchange.head.http_1_1)
+        begin_over_http(self.broker, exchange, wire, asked)
 
 
 class Sse(_Streaming):
