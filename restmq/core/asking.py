@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, FirstError
@@ -29,6 +29,27 @@ def ask(send: Callable[[bytes, Callback], None], command: bytes) -> Deferred[Any
     return done
 
 
+def ask_all(send: Callable[[bytes, Callback], None], commands: Sequence[bytes]) -> Deferred[Any]:
+    """The replies to commands that are sent together; fails with the first StoreError, when all are answered."""
+    done: Deferred[list[Any]] = Deferred()
+    replies: list[Any] = []
+
+    def replied(reply: Any) -> None:
+        replies.append(reply)
+        if len(replies) == len(commands):
+            error = next((one for one in replies if isinstance(one, StoreError)), None)
+            if error is None:
+                done.callback(replies)
+            else:
+                done.errback(error)
+
+    for command in commands:
+        send(command, replied)
+    if not commands:
+        done.callback(replies)
+    return done
+
+
 def first_error(failure: Failure) -> Failure:
     """The error itself instead of gatherResults' wrapper."""
     wrapper = failure.value
@@ -41,15 +62,20 @@ class Retries:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._waiting: list[IDelayedCall] = []
+        self._waiting: dict[object, IDelayedCall] = {}
 
-    def later(self, call: Callable[..., None], *arguments: Any) -> None:
+    def later(self, call: Callable[[], None]) -> None:
         """Call it in RETRY_SECONDS."""
-        self._waiting = [retry for retry in self._waiting if retry.active()]
-        self._waiting.append(self._clock.callLater(RETRY_SECONDS, call, *arguments))
+        place = object()
+
+        def again() -> None:
+            del self._waiting[place]
+            call()
+
+        self._waiting[place] = self._clock.callLater(RETRY_SECONDS, again)
 
     def stop(self) -> None:
         """Call nothing that waits."""
-        for retry in self._waiting:
-            if retry.active():
-                retry.cancel()
+        waiting, self._waiting = self._waiting, {}
+        for retry in waiting.values():
+            retry.cancel()

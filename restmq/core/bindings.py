@@ -25,7 +25,10 @@ from restmq.message import NewMessage, Put
 from restmq.redis.pipeline import encode, encode_arguments
 from restmq.rules.topics import Pattern, Patterns, parse_pattern
 
+MOVED_AT_FIRST: Final = 4
 MOVED_AT_ONCE: Final = 200
+MOVED_BYTES: Final = 1_048_576
+"""What is looked at in one go: more and more, as long as it is no more than these bytes."""
 
 MAX_BINDINGS: Final = 100
 """Of one log: each is another copy of an event in the one step that appends it."""
@@ -170,10 +173,10 @@ class LogBindings:
     async def _moved(self) -> None:
         stored = self._stored
         outbox = stored.scripts.keys.log(stored.name)[4]
+        count = MOVED_AT_FIRST
         while self._more:
             self._more = False
-            count = b"%d" % MOVED_AT_ONCE
-            look = encode(b"XRANGE", outbox, self._behind or b"-", b"+", b"COUNT", count)
+            look = encode(b"XRANGE", outbox, self._behind or b"-", b"+", b"COUNT", b"%d" % count)
             here = outbox_answer(stored.name, await stored.ask(look))
             queues: dict[str, list[Bound]] = {}
             for bound in here:
@@ -186,7 +189,9 @@ class LogBindings:
                     await stored.ask(encode(b"XDEL", outbox, *there))
             if here:
                 self._behind = b"(" + here[-1].place
-            self._more = self._more or len(here) == MOVED_AT_ONCE
+            self._more = self._more or len(here) == count
+            size = sum(len(bound.message.body) for bound in here)
+            count = min(2 * count, MOVED_AT_ONCE) if size < MOVED_BYTES / 2 else MOVED_AT_FIRST
 
     async def _put(self, queue: str, those: list[Bound]) -> list[bytes]:
         """The places of those that are in the queue now; what it refuses is left for `move_all`."""

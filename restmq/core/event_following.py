@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from restmq.core.asking import Retries
 from restmq.core.event_reading import PAGE, Recent, StoredLog
@@ -125,12 +126,13 @@ class Following:
         self._recent.lost()  # what comes meanwhile is held, or it would be there twice
         filling = ensureDeferred(self._filled())
         filling.addErrback(self._fill_failed)
-        filling.addErrback(lambda failure: self.log.failure("following a log failed", failure))
 
-    def _fill_failed(self, failure: Any) -> None:
-        failure.trap(StoreError)
+    def _fill_failed(self, failure: Failure) -> None:
+        """While the store is away it is tried again; so is what else goes wrong, which is a bug."""
         self._filling = self._fill_again = False
         self._retries.later(self._fill)
+        if not isinstance(failure.value, StoreError):
+            self.log.failure("following a log failed", failure)
 
     async def _filled(self) -> None:
         here = await self._stored.state()

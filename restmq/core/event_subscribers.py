@@ -134,6 +134,7 @@ class Subscribers:
         self._recent = recent
         self._retries = retries
         self._by_consumer: dict[EventConsumer, _Subscription] = {}
+        self._later: dict[_Subscription, None] = {}  # who tries again
 
     def __bool__(self) -> bool:
         """Whether there are any."""
@@ -262,7 +263,7 @@ class Subscribers:
         if not stuck:
             self._advance(subscription)
         elif self._recent.live:  # what the store has is on its way to the tail
-            self._retries.later(self._advance, subscription)
+            self._try_later(subscription)
         # else `caught_up` comes by
 
     def _page_failed(self, failure: Any, subscription: _Subscription) -> None:
@@ -270,7 +271,22 @@ class Subscribers:
         subscription.reading = False
         self.log.debug("reading {log}: {error}", log=self._stored.name, error=failure.value)
         if not subscription.over:
-            self._retries.later(self._advance, subscription)
+            self._try_later(subscription)
+
+    def _try_later(self, subscription: _Subscription) -> None:
+        """One timer for all of them: while the store is away they may be thousands."""
+        if not self._later:
+            self._retries.later(self._try_again)
+        self._later[subscription] = None
+
+    def _try_again(self) -> None:
+        those, self._later = self._later, {}
+        if self._stored.store.ready:
+            for subscription in those:
+                self._advance(subscription)
+        elif those:
+            self._later = those
+            self._retries.later(self._try_again)
 
     def _give(self, subscription: _Subscription, page: EventPage) -> bool:
         """Hand a page on; whether the subscriber wants more."""

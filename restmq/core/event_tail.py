@@ -26,6 +26,9 @@ VIEWS = 4096
 VIEWED = 500_000
 """Events, and topics known to be chosen or not, that all views may list together."""
 
+LOOKED_AT = 2000
+"""Events that one read looks through for its selection; behind more, the store is asked meanwhile."""
+
 MAX_PAGE_BYTES = 1_048_576
 """What one reader is given at once, but for a single event that is larger."""
 
@@ -145,8 +148,8 @@ class Tail:
                 view.cut(self.start)
             self._viewed = sum([view.size() for view in self._views.values()])
 
-    def _of(self, selection: Selection, after: int) -> list[Event]:
-        """The events of a selection, at least those behind ``after``."""
+    def _of(self, selection: Selection, after: int) -> list[Event] | None:
+        """The events of a selection, at least those behind ``after``; None: not looked through yet."""
         if not selection.patterns and len(selection.topics) == 1:
             (topic,) = selection.topics
             return self._by_topic.get(topic, [])
@@ -157,17 +160,20 @@ class Tail:
             view = _View(selection, after)
         if view.seen < self.last:
             at = bisect_right(self._events, view.seen, key=_ID)
-            view.extend(self._events[at:], self.last)
+            those = self._events[at : at + LOOKED_AT]
+            whole = at + len(those) == len(self._events)
+            view.extend(those, self.last if whole else those[-1].id)
         self._viewed += view.size()
         while self._views and (len(self._views) >= VIEWS or self._viewed > VIEWED):
             self._viewed -= self._views.pop(next(iter(self._views))).size()
         self._views[selection] = view
-        return view.events
+        return view.events if view.seen == self.last else None
 
     def read(self, query: Query, now_ms: int) -> Cut | None:
         """What the tail has for a reader; None if it cannot tell.
 
-        It cannot where its events do not reach back so far, or some are past their time by now.
+        It cannot where its events do not reach back so far, where it is the first to look for these
+        and there are many, or where some are past their time by now.
         """
         after, limit, leave_out = query.cursor.id, query.limit, query.leave_out
         if not self.start <= after <= self.last:
@@ -175,6 +181,8 @@ class Tail:
         if after == self.last:
             return Cut([], False)
         events = self._of(query.selection, after)
+        if events is None:
+            return None
         at = bisect_right(events, after, key=_ID) if events else 0
         if at == len(events):
             return Cut([], False)

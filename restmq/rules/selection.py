@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Final
 
-from restmq.rules.topics import MANY, Pattern, parse_pattern
+from restmq.rules.topics import MANY, Pattern, Patterns, parse_pattern
 
-KEPT = 4096
+FEW: Final = 4
+"""So many patterns are asked one by one; more are looked up together."""
+
+KEPT: Final = 4096
 """Selections that were asked for last: pollers ask for the same ones again and again."""
 
-FEW = 8
-"""One of more patterns is made anew each time."""
+KEPT_PATTERNS: Final = 8
+"""A selection of more patterns is made anew each time."""
 
 
 class Selection:
@@ -21,12 +25,13 @@ class Selection:
     `below`, `matching` or `everything`.
     """
 
-    __slots__ = ("_hash", "patterns", "topics")
+    __slots__ = ("_hash", "_trie", "patterns", "topics")
 
     def __init__(self, topics: frozenset[str], patterns: frozenset[Pattern]) -> None:
         self.topics = topics
         self.patterns = patterns
         self._hash = hash((topics, patterns))
+        self._trie: Patterns[bool] | None = None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Selection):
@@ -60,7 +65,7 @@ class Selection:
     @classmethod
     def matching(cls, patterns: Sequence[str]) -> Selection:
         """All that one of the patterns chooses. Raises BadRequest for what is none."""
-        return cls._few(*patterns) if len(patterns) <= FEW else cls._matching(patterns)
+        return cls._few(*patterns) if len(patterns) <= KEPT_PATTERNS else cls._matching(patterns)
 
     @classmethod
     @lru_cache(maxsize=KEPT)
@@ -82,4 +87,12 @@ class Selection:
 
     def matches(self, topic: str) -> bool:
         """Whether it chooses this topic."""
-        return topic in self.topics or any(pattern.matches(topic) for pattern in self.patterns)
+        if topic in self.topics:
+            return True
+        if len(self.patterns) <= FEW:
+            return any(pattern.matches(topic) for pattern in self.patterns)
+        if self._trie is None:
+            self._trie = Patterns()
+            for pattern in self.patterns:
+                self._trie.add(pattern, True)
+        return bool(self._trie.match(topic))

@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from restmq.core.event_reading import NOWHERE
 from restmq.core.event_tail import Query
-from restmq.event import MAIN_LOG, Event, EventGap, EventPage, NewEvent
+from restmq.event import MAIN_LOG, Event, EventCursor, EventGap, EventPage, NewEvent
 from restmq.rules import origin
 from restmq.rules.exposure import exposed
 from restmq.rules.selection import Selection
@@ -153,9 +153,9 @@ class Channel(RseEndpoint):
         leave_out = None if poll.echo else is_own
 
         events = self.broker.events
-        after = poll.after or NOWHERE
+        start = poll.after or NOWHERE
 
-        def look() -> Deferred[EventPage]:
+        def look(after: EventCursor = start) -> Deferred[EventPage]:
             return events.read(
                 MAIN_LOG,
                 selection,
@@ -165,9 +165,12 @@ class Channel(RseEndpoint):
                 leave_out=leave_out,
             )
 
-        query = Query(selection, after, poll.limit, poll.newest_first, leave_out)
+        query = Query(selection, start, poll.limit, poll.newest_first, leave_out)
         page = events.look(MAIN_LOG, query) or await look()
-        if page.events or not poll.wait_seconds or _gap(page, poll) is not None:
+        while page.more and not page.events and not poll.newest_first:
+            further = await look(page.cursor)
+            page = further._replace(gap=page.gap or further.gap)
+        if page.events or not poll.wait_seconds or (_gap(page, poll) and not poll.by_number):
             return page
         waiting = events.wait(
             MAIN_LOG, selection, page.cursor, poll.limit, poll.wait_seconds, leave_out=leave_out
@@ -175,7 +178,10 @@ class Channel(RseEndpoint):
         found = await self._while_here(waiting)
         if found is None:
             return page
-        return await look() if found.events and poll.newest_first else found
+        again = found.events and (poll.newest_first or page.gap is not None)
+        if again:
+            return await look()
+        return page if _gap(page, poll) is not None else found
 
     async def _while_here(self, waiting: Deferred[EventPage]) -> EventPage | None:
         """What was waited for; None when the client leaves first, or the daemon is about to end."""
@@ -194,8 +200,14 @@ class Channel(RseEndpoint):
 
 
 def _gap(page: EventPage, poll: Poll) -> EventGap | None:
-    """Events the reader asked for that are gone; who asked for the oldest there is, misses none."""
-    return page.gap if poll.after is not None else None
+    """Events the reader asked for that are gone; who asked for the oldest there is, misses none.
+
+    Who polls by number is told with the next events: without any he could not move on, and would be
+    told with each poll. What is gone may be his own, as far as we know.
+    """
+    told = page.gap if poll.after is not None else None
+    quiet = told is not None and not told.reset and not page.events and poll.by_number
+    return None if quiet else told
 
 
 def _page(

@@ -149,6 +149,11 @@ class Poll(NamedTuple):
     events: str
     wait_seconds: float
 
+    @property
+    def by_number(self) -> bool:
+        """The place is an id as RSE has it, which shows nothing of the life of the store."""
+        return self.after is not None and self.after.epoch == 0
+
 
 def read_poll(given: Mapping[str, str], max_wait_seconds: float) -> Poll:
     """The parameters of a read. Raises BadRequest."""

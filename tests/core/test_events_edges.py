@@ -109,7 +109,9 @@ class Bounded(EventsCase):
         tail.append([Event("a.b", n, b"", None, b"", 0, 0) for n in range(1, 10_001)], 10_000)
         for turn in range(60):
             chosen = Selection.matching(["a.**", f"z{turn}.*"])
-            assert len(tail.read(Query(chosen, EventCursor(1, 0), 10), 0).events) == 10
+            reads = [tail.read(Query(chosen, EventCursor(1, 0), 10), 0) for _ in range(5)]
+            assert reads[:4] == [None] * 4  # no reader looks through everything at once
+            assert len(reads[4].events) == 10
         assert sum(len(view.events) for view in tail._views.values()) <= 500_000
 
     async def test_a_page_is_a_mebibyte_or_one_event(self) -> None:
@@ -158,6 +160,44 @@ class Bounded(EventsCase):
             client.hset(Keys("restmq:").log("main")[0], "id", 0)
         (number,) = await events.publish("main", news("a"))
         assert number > 1_000_000  # the store lost time, and it is still known how far it was
+
+
+class Away(EventsCase):
+    async def test_subscribers_wait_together_while_the_store_is_away(self) -> None:
+        """Or thousands that come back at once would keep the daemon busy with nothing else."""
+        server = self.start_valkey()
+        broker = await self.broker(server)
+        await broker.events.publish("main", news("t1"))
+        server.kill()
+        await until(lambda: not broker._store.ready, "it is noticed")
+        listeners = [Listener() for _ in range(500)]
+        for number, listener in enumerate(listeners):
+            broker.events.subscribe("main", Selection.exact(f"t{number}"), 0, listener)
+        await until(lambda: len(broker.events._log("main").subscribers._later) == 500, "they wait")
+        assert len(broker.events._retries._waiting) <= 2
+        server.start()
+        await until(lambda: broker._store.ready, "the store")
+        await broker.events.publish("main", news(*[f"t{number}" for number in range(500)]))
+        await until(lambda: all(listener.ids for listener in listeners), "all of them")
+
+    async def test_an_error_of_ours_does_not_end_the_following(self) -> None:
+        broker, listener = await self.broker(), Listener()
+        await broker.events.publish("main", news("a"))
+        stored = broker.events._log("main").stored
+        state, calls = stored.state, []
+
+        async def wrong(count: bool = False) -> Any:
+            calls.append(count)
+            if len(calls) == 1:
+                raise RuntimeError("a bug")
+            return await state(count)
+
+        stored.state = wrong
+        broker.events.subscribe("main", ALL, 0, listener)
+        await broker.events.publish("main", news("a"))
+        await until(lambda: listener.ids == [1, 2], "both")
+        await until(lambda: broker.events._log("main").recent.live, "the tail")
+        assert len(self.flushLoggedErrors(RuntimeError)) == 1
 
 
 class Leaving(EventsCase):

@@ -630,15 +630,32 @@ def test_events_are_kept_for_two_minutes_unless_configured(daemon):
     server = daemon("--events-short-age", "3")
     server.wait_for("/readyz")
     post(server, "/a", [1])
-    (event,) = events(read(server, "/a"))
+    reply = read(server, "/a")
+    (event,), cursor = events(reply), reply.headers["restmq-cursor"]
     post(server, "/a", [2])
     wait_until(lambda: read(server, "/a").status == 204, "the end of the events")
-    reply = read(server, f"/a?last-known-id={event['id']}")
-    assert json.loads(reply.body) == {
-        "channel": "/a",
-        "events": [],
-        "gap": {"oldest": None, "reset": False},
-    }
+    told = json.loads(read(server, f"/a?last-known-id={cursor}").body)
+    assert told == {"channel": "/a", "events": [], "gap": {"oldest": None, "reset": False}}
+    # By number nobody can move on behind it: it is told with the next event, and not with each poll.
+    assert read(server, f"/a?last-known-id={event['id']}").status == 204
+    post(server, "/a", [3])
+    told = json.loads(read(server, f"/a?last-known-id={event['id']}").body)
+    assert told["gap"] == {"oldest": told["events"][0]["id"], "reset": False}
+
+
+def test_what_expired_of_ones_own_ends_no_wait(daemon):
+    """Or a client that posts would poll without a pause from then on."""
+    server = daemon("--events-short-age", "1")
+    server.wait_for("/readyz")
+    post(server, "/a", [1], BOB)
+    wait_until(lambda: read(server, "/a?echo=true").status == 204, "the end of its event")
+    reply = read(server, "/a?last-known-id=0")
+    cursor = reply.headers["restmq-cursor"]
+    assert read(server, f"/a?last-known-id={cursor}&wait=0.3").status == 204
+    post(server, "/a", [2], BOB)
+    number = int(cursor.split("-")[1])
+    wait_until(lambda: read(server, "/a?echo=true").status == 204, "the end of the second")
+    assert read(server, f"/a?last-known-id={number}&wait=0.3").status == 204
 
 
 # ---- health and the dump
