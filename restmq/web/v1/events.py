@@ -46,13 +46,14 @@ from restmq.web.event_stream import DEFAULT_SLOW, AskedStream
 from restmq.web.message_json import quoted
 from restmq.web.v1.endpoint import V1Endpoint
 from restmq.web.v1.given import Given
-from restmq.web.v1.messages import HEADERS, NDJSON, refuse_larger
+from restmq.web.v1.messages import HEADERS, NDJSON, REPLAYED, refuse_larger
 from restmq.web.v1.new_messages import (
     NO_OPTIONS,
     Bounds,
     Item,
     explained,
     kept_headers,
+    key_digest,
     not_json,
     read_item,
     refuse_bad_utf8,
@@ -217,6 +218,21 @@ def published(broker: Any, log: str, topic: str, number: int) -> bytes:
     return b'"topic":%b,"id":%d,"cursor":"%b"' % (quoted(topic), number, cursor)
 
 
+def publish(
+    broker: Any, log: str, events: list[NewEvent], key: str
+) -> Deferred[tuple[list[int], bool]]:
+    """Append them, once if there is an Idempotency-Key: their ids, and whether they were there.
+
+    Raises Problem for a key that is none.
+    """
+    digest = key_digest(key)
+    if digest:
+        once: Deferred[tuple[list[int], bool]] = broker.events.publish_once(log, events, digest)
+        return once
+    done: Deferred[list[int]] = broker.events.publish(log, events)
+    return done.addCallback(lambda ids: (ids, False))
+
+
 class TopicEvents(V1Endpoint):
     """``/v1/topics/TOPIC/events``."""
 
@@ -224,6 +240,7 @@ class TopicEvents(V1Endpoint):
     @describe(
         path={"topic": TOPIC},
         query={"content_type": STRING, "log": LOG},
+        headers={"Idempotency-Key": STRING},
         body=MESSAGE_BODY,
         replies={201: PUBLISHED},
     )
@@ -240,11 +257,13 @@ class TopicEvents(V1Endpoint):
             stated_type(sent, body),
             kept_headers(fields, Bounds.of(self.settings), more=cloud_event_headers(fields)),
         )
-        done: Deferred[list[int]] = self.broker.events.publish(log, [event])
+        done = publish(self.broker, log, [event], dict.get(fields, "idempotency-key", ""))
         return done.addCallback(self._created, log, name)
 
-    def _created(self, ids: list[int], log: str, topic: str) -> Reply:
-        return self.encoded(b"{%b}\n" % published(self.broker, log, topic, ids[0]), 201)
+    def _created(self, told: tuple[list[int], bool], log: str, topic: str) -> Reply:
+        ids, replayed = told
+        data = b"{%b}\n" % published(self.broker, log, topic, ids[0])
+        return self.encoded(data, 201, lines=REPLAYED if replayed else b"")
 
 
 class EventsOfTopics(V1Endpoint):
@@ -253,6 +272,7 @@ class EventsOfTopics(V1Endpoint):
     @endpoint(Access.PRODUCER, large=True)
     @describe(
         query={"log": LOG},
+        headers={"Idempotency-Key": STRING},
         body=Content((JSON, "application/x-ndjson"), record(events=items(NEW_EVENT, 1))),
         replies={201: record(results=items(PUBLISHED), cursor=STRING, failed=WHOLE)},
     )
@@ -265,17 +285,20 @@ class EventsOfTopics(V1Endpoint):
         if not lines:
             self.refuse_form()
         events = read_batch(request.body, lines, Bounds.of(self.settings))
-        done: Deferred[list[int]] = self.broker.events.publish(log, events)
-        return done.addCallback(self._results, log, events)
+        key = dict.get(request.headers, "idempotency-key", "")
+        return publish(self.broker, log, events, key).addCallback(self._results, log, events)
 
-    def _results(self, ids: list[int], log: str, events: list[NewEvent]) -> Reply:
+    def _results(self, done: tuple[list[int], bool], log: str, events: list[NewEvent]) -> Reply:
+        ids, replayed = done
         told = [
             b"{%b}" % published(self.broker, log, event.topic, number)
             for event, number in zip(events, ids, strict=True)
         ]
         cursor = self.broker.events.cursor(log, ids[-1]).text.encode("ascii")
         return self.encoded(
-            b'{"results":[%b],"cursor":"%b","failed":0}\n' % (b",".join(told), cursor), 201
+            b'{"results":[%b],"cursor":"%b","failed":0}\n' % (b",".join(told), cursor),
+            201,
+            lines=REPLAYED if replayed else b"",
         )
 
     @endpoint(Access.CONSUMER)
