@@ -163,12 +163,20 @@ def _size(low: int, high: int) -> Callable[[str], int]:
 
 
 def _seconds(text: str) -> float:
+    return _seconds_up_to(86400, text)
+
+
+def _age(text: str) -> float:
+    return _seconds_up_to(366 * 86400, text)
+
+
+def _seconds_up_to(most: int, text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds <= 86400:
-        raise ValueError(f"{text!r} is not a number of seconds above 0, at most 86400")
+    if not 0 < seconds <= most:
+        raise ValueError(f"{text!r} is not a number of seconds above 0, at most {most}")
     return seconds
 
 
@@ -357,10 +365,10 @@ OPTIONS: tuple[Option, ...] = (
     _option("syslog-fields", _flag, "twistd syslogd: tell what RFC 3164 headers say, too"),
     _option("stop-timeout", _seconds, "seconds in which requests and streams end at a stop"),
     _option("processes", _whole(1, 256), "processes that serve, on the same ports and store"),
-    _option("events-age", _seconds, "seconds for which events are kept"),
+    _option("events-age", _age, "seconds for which events are kept"),
     _option("events-count", _whole(1, 100_000_000), "most events of a log that are kept"),
     _option("events-bytes", _size(1, 1 << 40), "most bytes of them"),
-    _option("events-short-age", _seconds, "seconds for which events published under /e/ are kept"),
+    _option("events-short-age", _age, "seconds for which events published under /e/ are kept"),
     _option(
         "events-retention",
         _events_rule,

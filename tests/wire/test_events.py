@@ -450,7 +450,17 @@ def test_a_wiped_store_is_told_first_on_every_transport(daemon, start_valkey):
 
 
 @pytest.mark.parametrize(
-    "query", ["topic=a&ack=1", "topic=a&queue=b", "topic=a..b", "topic=a&log=*", "log=a&queue=q"]
+    "query",
+    [
+        "topic=a&unknown=1",
+        "topic=a&cursor=-1",
+        "topic=" + "a." * 2000 + "a",
+        "topic=a&ack=1",
+        "topic=a&queue=b",
+        "topic=a..b",
+        "topic=a&log=*",
+        "log=a&queue=q",
+    ],
 )
 def test_bad_streams(common_daemon, query):
     bad(common_daemon.request("GET", f"/v1/stream?{query}"))

@@ -207,6 +207,9 @@ def read_event_command(members: Mapping[str, Any], bounds: Bounds) -> NewEvent:
     """One event of members that are decoded already (a command on a WebSocket). Raises as `read_batch`."""
     try:
         item = _EVENT.decode(orjson.dumps(members))
+    except orjson.JSONEncodeError:
+        why = "the body is nested too deeply: 250 levels at most"
+        raise Problem("bad_request", why, faults=(Fault("/body", why),)) from None
     except msgspec.ValidationError as error:
         raise explained(error, bounds) from None
     return read_event(item, "", bounds)
@@ -330,8 +333,10 @@ class EventsOfTopics(V1Endpoint):
         limit = given.whole("limit", DEFAULT_LIMIT, 1, MAX_LIMIT)
         wait = given.seconds("wait", 0, self.settings.max_wait) or 0.0
         if not wait:
-            done: Deferred[EventPage] = self.broker.events.read(log, selection, after, limit)
-            return done.addCallback(self._page)
+            reading: Deferred[EventPage] = self.broker.events.read(log, selection, after, limit)
+            if not reading.called:  # it may take many calls of the store
+                self.exchange.gone.addCallback(lambda _: reading.cancel())
+            return reading.addCallback(self._page)
         waiting = self.broker.events.wait(log, selection, after, limit, wait)
         return self._waited(waiting)
 
