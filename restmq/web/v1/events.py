@@ -315,7 +315,11 @@ class EventsOfTopics(V1Endpoint):
         },
         replies={
             200: record(
-                {"gap?": record(oldest={"type": ["integer", "null"]}, reset=BOOLEAN)},
+                {
+                    "gap?": record(
+                        {"missed?": WHOLE}, oldest={"type": ["integer", "null"]}, reset=BOOLEAN
+                    )
+                },
                 events=items(EVENT_OBJECT),
                 cursor=STRING,
                 more=BOOLEAN,
