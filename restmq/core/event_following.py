@@ -68,7 +68,8 @@ class Following:
 
     def deaf(self) -> None:
         """Nothing comes on the channel from here on."""
-        self._joined = self._recent.live = False
+        self._joined = False
+        self._recent.lost()
         self._held.clear()
 
     def connected(self) -> None:
@@ -79,7 +80,7 @@ class Following:
     def perhaps_another_store(self) -> None:
         """The connection that writes is new: what was heard may be of another store."""
         if self._joined:
-            self._recent.live = False
+            self._recent.lost()
             self._fill()
 
     def heard(self, kind: bytes, content: Any) -> None:
@@ -104,8 +105,10 @@ class Following:
             return
         if chunk.epoch < tail.epoch:
             return  # of a life that is over
+        if not (tail.epoch or chunk.prev):  # the first there ever was: nothing lies between
+            tail.epoch = chunk.epoch
         if chunk.epoch > tail.epoch or chunk.prev > tail.last:
-            self._recent.live = False
+            self._recent.lost()
             self._held.append(chunk)
             self._fill()
         elif chunk.last > tail.last:
@@ -113,6 +116,7 @@ class Following:
             if chunk.prev < tail.last:  # what was read from the store ended inside this chunk
                 events = [event for event in events if event.id > tail.last]
             tail.append(events, chunk.last)
+            self._recent.came()
             self._subscribers.push(chunk.epoch, events, chunk.last)
 
     def _fill(self) -> None:
@@ -122,7 +126,7 @@ class Following:
         if self._filling or not self._joined:
             return
         self._filling = True
-        self._recent.live = False  # what comes meanwhile is held, or it would be there twice
+        self._recent.lost()  # what comes meanwhile is held, or it would be there twice
         filling = ensureDeferred(self._filled())
         filling.addErrback(self._fill_failed)
 

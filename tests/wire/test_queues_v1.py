@@ -353,6 +353,44 @@ def test_a_lost_reply_loses_no_message(jobs: Queue) -> None:
     assert jobs.receive(limit=10)[0]["body"] == "b"
 
 
+def test_an_ack_whose_reply_was_lost_is_said_again(jobs: Queue) -> None:
+    """And what came with the reply comes again, not something else."""
+    jobs.batch({"body": "a"}, {"body": "b"}, {"body": "c"})
+    (message,) = jobs.receive()
+    said = json.dumps({"receipts": [message["receipt"]], "next": {"limit": 1}})
+
+    def ack(path: str, body: str) -> Response:
+        return jobs.server.request("POST", f"/v1/{path}", body, {"Idempotency-Key": "a1"})
+
+    first, again = ack("ack", said), ack("ack", said)
+    assert (first.status, first.body) == (again.status, again.body)
+    assert value(first)["messages"][0]["body"] == "b"
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
+    assert (jobs.info()["ready"], jobs.info()["leased"]) == (1, 1)
+    problem(ack("nack", json.dumps({"receipts": receipts([message])})), 422, "key_reused")
+    (next_one,) = value(again)["messages"]
+    for verb, more in (("extend", {"lease": 60}), ("nack", {"delay": 0})):
+        given = json.dumps({"receipts": [next_one["receipt"]], **more})
+        told = [
+            jobs.server.request("POST", f"/v1/{verb}", given, {"Idempotency-Key": verb})
+            for _ in range(2)
+        ]
+        assert told[0].body == told[1].body
+        assert value(told[1])["failed"] == 0
+
+
+def test_a_lease_is_ended_again_under_its_key(jobs: Queue) -> None:
+    jobs.put("x")
+    path = f"/v1/leases/{jobs.receive()[0]['receipt']}"
+    both = [
+        jobs.server.request("DELETE", path, headers={"Idempotency-Key": "d1"}) for _ in range(2)
+    ]
+    assert [reply.status for reply in both] == [204, 204]
+    assert both[1].headers["idempotency-replayed"] == "true"
+    problem(jobs.server.request("DELETE", path), 409, "stale_receipt")
+
+
 # ---- time
 
 
@@ -602,6 +640,7 @@ def test_what_is_not_there_is_a_problem_too(server: Daemon) -> None:
         ("receive", '{"limit": true}', "limit"),
         ("receive", '{"limit": 1, "limit": 2}', "limit"),
         ("receive", '{"lim": 1}', "lim"),
+        pytest.param("receive", '{"lease":' + "[" * 1000 + "]" * 1000 + "}", "lease", id="deep"),
         ("receive", "[1]", "body"),
         ("receive", "{", "JSON"),
         ("pause?paused=none", None, "paused"),
@@ -687,6 +726,23 @@ def test_dead_letters_and_back(jobs: Queue) -> None:
     assert again["attempt"] == 1
 
 
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [("größe", "gr%C3%B6%C3%9Fe"), ("a\r\nSet-Cookie: b=c", "a%0D%0ASet-Cookie: b=c")],
+)
+def test_a_reason_is_a_header_of_a_raw_letter_and_nothing_more(jobs: Queue, reason, shown) -> None:
+    """Whoever gives a message back must not write other fields of the reply, nor make it fail."""
+    jobs.settings(max_attempts=1)
+    jobs.put("x")
+    (message,) = jobs.receive()
+    ask(jobs.server, "nack", receipts=[message["receipt"]], reason=reason, delay=0)
+    wait_until(lambda: jobs.info()["dead"] == 1, "the dead letter")
+    reply = Queue(jobs.server, f"{jobs.name}.dead").ask("POST", "/receive?format=raw")
+    assert reply.status == 200
+    assert reply.headers["restmq-header-restmq-error"] == shown
+    assert "set-cookie" not in reply.headers
+
+
 def test_dead_letters_go_back_so_many_a_second(jobs: Queue) -> None:
     """More than one step of the rate, and each once."""
     letters = Queue(jobs.server, f"{jobs.name}.dead")
@@ -698,6 +754,28 @@ def test_dead_letters_go_back_so_many_a_second(jobs: Queue) -> None:
         found += [message["body"] for message in jobs.receive(limit=20, wait=10)]
     assert found == [f"m{number}" for number in range(11)]
     assert letters.info()["ready"] == 1
+
+
+def test_a_queue_without_dead_letters_has_none(jobs: Queue) -> None:
+    """Whatever lies in a queue that is named as the setting is stored."""
+    Queue(jobs.server, "-").put("somebody else's")
+    jobs.settings(dead_letter=False)
+    assert jobs.info()["dead"] == 0
+    page = value(jobs.ask("GET", "/messages?state=dead"))
+    assert page == {"messages": [], "cursor": None}
+
+
+def test_the_dead_letters_of_the_longest_name_are_there(server: Daemon, queue: str) -> None:
+    longest = Queue(server, queue + "x" * (255 - len(queue)))
+    longest.put("x")
+    longest.settings(max_attempts=1)
+    (message,) = longest.receive()
+    ask(server, "nack", receipts=receipts([message]), delay=0)
+    letters = Queue(server, f"{longest.name}.dead")
+    (dead,) = letters.receive(wait=10)
+    assert dead["queue"] == letters.name
+    assert letters.ask("DELETE", "?force=true").status == 204
+    problem(Queue(server, f"{longest.name}x.dead").ask("GET"), 400, "bad_request")
 
 
 # ---- bounds

@@ -83,6 +83,22 @@ def session(connect: Connect) -> Session:
     return made
 
 
+BODIES = ['{"a":1.10,"a":18446744073709551616}', "[" * 300 + "]" * 300]
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("members", ['"put","body":%s', '"batch","messages":[{"body":%s}]'])
+def test_a_body_is_kept_as_it_was_sent(
+    session: Session, server: Daemon, queue: str, members: str, body: str
+) -> None:
+    """Numbers, members that are there twice, and depth, as over HTTP."""
+    command = f'{{"id":1,"queue":"{queue}","cmd":{members % body}}}'
+    session.socket.send(command.encode())
+    assert session.read()["type"] == "reply"
+    reply = server.request("POST", f"/v1/queues/{queue}/receive?format=raw")
+    assert reply.body.decode() == body
+
+
 def test_the_welcome_says_what_holds(connect: Connect) -> None:
     session = connect(PROTOCOL)
     welcome = session.welcome()
@@ -98,6 +114,15 @@ def test_put_and_subscribe(session: Session, queue: str) -> None:
     assert session.do("subscribe", queue=queue) == {"subscribed": [queue]}
     add_open = {"queue": queue, "body": "x"}
     assert session.do("put", **add_open) == {"queue": queue, "id": 1}
+
+
+def test_an_ack_is_said_again_under_its_key(session: Session, queue: str) -> None:
+    session.do("put", queue=queue, body="x")
+    (message,) = session.do("receive", queue=queue)["messages"]
+    said = {"receipts": [message["receipt"]], "idempotency_key": "k"}
+    assert session.do("ack", **said) == {"results": [{"ok": True}], "failed": 0}
+    assert session.do("ack", **said) == {"results": [{"ok": True}], "failed": 0, "replayed": True}
+    assert session.answer("nack", **said)["code"] == "key_reused"
 
 
 def test_messages_of_an_open_queue_arrive(session: Session, server: Daemon, queue: str) -> None:

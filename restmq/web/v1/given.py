@@ -10,17 +10,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
+from reprlib import Repr
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qsl
 
 import orjson
 
+from restmq.web.queries import query_pairs
 from restmq.web.v1.problems import Fault, Problem
 
 MAX_FIELDS: Final = 1100
 """Of a query: 1,000 receipts, and room for what else there is."""
 SHOWN: Final = 60
 """Characters of a wrong value that an error repeats."""
+
+_BRIEF: Final = Repr()
+"""Of what may be nested more deeply than `repr` can follow."""
 
 _WHOLE: Final = re.compile(r"[0-9]{1,15}")
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
@@ -29,7 +33,7 @@ _TRUTH: Final[Mapping[Any, bool]] = {"1": True, "true": True, "0": False, "false
 
 def shown(value: Any) -> str:
     """A wrong value as an error repeats it."""
-    text = repr(value)
+    text = _BRIEF.repr(value) if isinstance(value, list | dict) else repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
@@ -237,7 +241,7 @@ def _pairs(query: str) -> list[tuple[str, str]]:
     if not query:
         return []
     try:
-        return parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+        return query_pairs(query, MAX_FIELDS)
     except UnicodeDecodeError:
         raise Problem("bad_request", "the query is not valid UTF-8") from None
     except ValueError:
