@@ -143,6 +143,7 @@ class Publishing:
             table.version,
             self._limits,
             bytes(turn.classes),
+            stored.store.run_id,
             b"%d" % count,
             *turn.payloads,
             *bound,
@@ -164,7 +165,7 @@ class Publishing:
             if bound:
                 self._bindings.move()
 
-        command = stored.scripts.call("log_append", stored.name, 6 + count + len(bound), arguments)
+        command = stored.scripts.call("log_append", stored.name, 7 + count + len(bound), arguments)
         self._asked += 1
         stored.store.send(command, appended)
 

@@ -79,12 +79,19 @@ class StoredLog:
         """The reply to a command that may be repeated; fails with a StoreError."""
         return _question(self.store.send, command)
 
-    async def state(self, count: bool = False) -> State:
-        """Where the log is; a store that lost time gets its new epoch. ``count``: its numbers, too."""
+    async def state(self, count: bool = False, foreign: int = 0) -> State:
+        """Where the log is; a store that lost time gets its new epoch.
+
+        ``count``: its numbers, too. ``foreign``: an id that somebody had from another store.
+        """
         arguments = encode_arguments(
-            b"%d" % self.known.id, b"%d" % self.known.epoch, b"1" if count else b"0"
+            b"%d" % self.known.id,
+            b"%d" % self.known.epoch,
+            b"1" if count else b"0",
+            self.store.run_id,
+            b"%d" % foreign,
         )
-        command = self.scripts.call("log_state", self.name, 3, arguments)
+        command = self.scripts.call("log_state", self.name, 5, arguments)
         here = state_answer(await self.ask(command))
         self._heard(here.epoch, here.last, here.info.now_ms)
         return here
@@ -92,6 +99,8 @@ class StoredLog:
     async def read(self, query: Query) -> EventPage:
         """A page for a reader, of as many calls as that takes."""
         first = found = await self.page(query)
+        if query.cursor.epoch == 0 and query.cursor.id > found.last:
+            await self.state(foreign=query.cursor.id)
         reading = _Reading(query, first)
         while reading.add(found):
             if query.newest_first:
@@ -119,7 +128,8 @@ class StoredLog:
             "log_read", self.name, len(arguments), encode_arguments(*arguments)
         )
         found = found_answer(await _question(self.store.read, command))
-        if (found.epoch, found.last) < self.known:
+        foreign = query.cursor.epoch == found.epoch and query.cursor.id > found.last
+        if foreign or (found.epoch, found.last) < self.known:
             await self.state()
             found = found_answer(await _question(self.store.read, command))
         self._heard(found.epoch, found.last, found.now_ms)

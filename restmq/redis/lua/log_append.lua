@@ -4,12 +4,12 @@
 --         higher id is never to be seen before one with a lower.
 -- KEYS: those of log_common.lua
 -- ARGV: 2 the highest id, 3 the latest epoch this daemon ever saw here, 4 version of the bindings it
---       knows, 5 limits, 6 a byte for each event: its class, 7 n, 8.. n payloads (1..1000), then for
---       each bound event its place (1..) and the queue
+--       knows, 5 limits, 6 a byte for each event: its class, 7 the server's run id ('': not known),
+--       8 n, 9.. n payloads (1..1000), then for each bound event its place (1..) and the queue
 -- Returns: epoch and the first id (the others follow without a hole); nothing but the version of the
 --          bindings when that is another: nothing is changed then.
 local now, floor, epoch = clock(), tonumber(ARGV[2]), tonumber(ARGV[3])
-local limits, classes, n = ARGV[5], ARGV[6], tonumber(ARGV[7])
+local limits, classes, n = ARGV[5], ARGV[6], tonumber(ARGV[8])
 if n < 1 or #classes ~= n or #limits ~= 18 * CLASSES then
   return redis.error_reply('ERR log_append.lua wants events')
 end
@@ -23,13 +23,14 @@ if s.known == false then  -- what is left of a log without its hash would not le
 end
 mend(s, now, floor, epoch)
 if s.epoch == 0 then s.epoch = now end
+look_at_run(s, ARGV[7])
 
 local prev, touched, entries, sizes, members = s.id, {}, {}, {}, {}
 for i = 1, n do
   local class = byte(classes, i)
   local age = unpack_bytes('>I6', limits, 18 * class + 1)
   s.id = s.id + 1
-  local e = pack('>I7I6I6', s.id, now, age > 0 and now + age or 0) .. ARGV[7 + i]
+  local e = pack('>I7I6I6', s.id, now, age > 0 and now + age or 0) .. ARGV[8 + i]
   call('XADD', KEYS[ENTRIES + class], text(s.id), 'e', e)
   members[2 * i - 1], members[2 * i] = 0, index_member(e, class)
   entries[i], sizes[i] = e, pack('>I4', #e)
@@ -38,7 +39,7 @@ end
 for i = 1, 2 * n, 500 do
   call('ZADD', INDEX, unpack(members, i, math.min(i + 499, 2 * n)))
 end
-for i = 8 + n, #ARGV, 2 do
+for i = 9 + n, #ARGV, 2 do
   call('XADD', OUTBOX, '*', 'q', ARGV[i + 1], 'e', entries[tonumber(ARGV[i])])
 end
 call('HSET', Q, 'id', text(s.id), 'epoch', text(s.epoch))
