@@ -163,20 +163,21 @@ def _size(low: int, high: int) -> Callable[[str], int]:
 
 
 def _seconds(text: str) -> float:
+    return _seconds_up_to(86400, text)
+
+
+def _age(text: str) -> float:
+    return _seconds_up_to(MAX_AGE, text)
+
+
+def _seconds_up_to(most: int, text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds <= 86400:
-        raise ValueError(f"{text!r} is not a number of seconds above 0, at most 86400")
+    if not 0 < seconds <= most:
+        raise ValueError(f"{text!r} is not a number of seconds above 0, at most {most}")
     return seconds
-
-
-def _age(text: str) -> float:
-    """Seconds for which events are kept."""
-    if not re.fullmatch(r"[0-9]{1,8}(?:\.[0-9]{1,3})?", text) or not 0 < float(text) <= MAX_AGE:
-        raise ValueError(f"{text!r} is not a number of seconds from 0.001 to {MAX_AGE}")
-    return float(text)
 
 
 def _one_of(*words: str) -> Callable[[str], str]:

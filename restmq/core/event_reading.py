@@ -23,6 +23,9 @@ PAGE: Final = 1000
 CALLS: Final = 20
 """Calls of the store for one page; a reader of what hardly anything matches asks again from there."""
 
+LEAP: Final = 1_000_000
+"""At least so many ids are left out in a leap (log_common.lua)."""
+
 _CHOSEN: Final = 4096
 """Of how many topics a reading remembers whether it wants them."""
 
@@ -225,9 +228,20 @@ class _Reading:
             end = self._cut
         gap = None
         if self._gone or self._reset:
-            gap = EventGap(min((event.id for event in events), default=None), self._reset)
+            oldest = min((event.id for event in events), default=None)
+            gap = EventGap(oldest, self._reset, self._missed(end))
         more = self._cut is not None
         return EventPage(events, EventCursor(last.epoch, end), gap, more, last.now_ms)
+
+    def _missed(self, end: int) -> int | None:
+        """How many are gone of those up to ``end``, where that can be known: ids have no holes but leaps."""
+        query = self._query
+        if self._reset or query.newest_first or query.leave_out is not None:
+            return None
+        if not query.selection.is_everything:
+            return None
+        missed = end - self._first.after - len(self._events)
+        return missed if missed < LEAP else None
 
 
 class Recent:

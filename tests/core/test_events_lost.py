@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from restmq.core.broker import Broker
-from restmq.event import EventCursor
+from restmq.core.event_wire import encode_limits
+from restmq.event import EventCursor, EventGap
+from restmq.redis.pipeline import encode_arguments
+from restmq.rules.retention import Limits
 from restmq.rules.selection import Selection
 from tests.core.test_events import ALL, EventsCase, Listener, news
 from tests.turns import until
@@ -52,6 +55,17 @@ class Forgotten(EventsCase):
         await until(lambda: listener.ids == [number], "the event")
         assert listener.gaps == []
 
+    async def test_ids_that_were_left_out_are_not_missed(self) -> None:
+        broker, before, _behind = await self.back_in_time()
+        ids = await broker.events.publish("main", news(*["new"] * 15))
+        few = encode_arguments(encode_limits([Limits(0, 10)]))
+        await broker.events._log("main").stored.ask(
+            broker.events._scripts.call("log_trim", "main", 1, few)
+        )
+        page = await self.read(broker, ALL, before)
+        assert [event.id for event in page.events] == ids[5:]
+        assert page.gap == EventGap(ids[5], False, None)
+
     async def test_a_server_that_lost_nothing_is_no_gap(self) -> None:
         server = self.start_valkey(appendonly="yes", appendfsync="always")
         broker = await self.broker(server)
@@ -59,6 +73,7 @@ class Forgotten(EventsCase):
         listener, cursor = Listener(), None
         broker.events.subscribe("main", ALL, EventCursor(0, 0), listener)
         told: list[int] = []
+        store = broker._store
         for _ in range(3):
             told += await broker.events.publish("main", news("a"))
             page = await self.read(broker, ALL, cursor)
@@ -66,9 +81,9 @@ class Forgotten(EventsCase):
             assert page.gap is None
             cursor = page.cursor
             server.kill()
-            await until(lambda: not broker._store.ready, "its end")
+            await until(lambda: not store.ready and not store._reads.connection, "its end")
             server.start()
-            await until(lambda: broker._store.ready, "the store")
+            await until(lambda: store.ready and store._reads.connection, "the store")
         await until(lambda: listener.ids == told, "all of them")
         assert listener.gaps == []
 
