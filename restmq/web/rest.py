@@ -20,7 +20,7 @@ from restmq.web.reply import HTML
 
 JSON: Final = "application/json"
 INERT: Final = (("Content-Security-Policy", "default-src 'none'; sandbox"),)
-"""On JSON that the original labels text/html: whoever opens it in a browser runs none of it."""
+"""On what the original labels text/html: whoever opens it in a browser runs none of it."""
 EMPTY: Final = Reply(204, no_store=True)
 TO_INDEX: Final = Reply(302, headers=(("Location", "/static/index.html"),))
 
@@ -46,7 +46,7 @@ class _Adding(Endpoint):
 
 def added(number: int, queue: str) -> Reply:
     """The reply to a POST: the key of the message."""
-    return Reply(body=f"{queue}:{number}\r\n".encode())
+    return Reply(body=f"{queue}:{number}\r\n".encode(), headers=INERT)
 
 
 def refuse_larger(body: bytes, limit: int) -> None:
