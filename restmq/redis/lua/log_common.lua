@@ -1,11 +1,14 @@
 -- Purpose: what the scripts of event logs share; scripts.py puts it in front of each log_*.lua.
 -- Atomic: it is part of the script that uses it, never run alone.
 -- KEYS: 1 hash of the log, 2 :i index, 3 :g what was trimmed, 4 :b bindings, 5 :o outbox,
---       6.. :e0 :e1 ... entries, a stream for each class of retention (see keys.py)
+--       6.. :e0 :e1 ... entries, a stream for each class of retention, the last :k idempotency keys
+--       by when they are forgotten (see keys.py)
 -- ARGV: 1 now in ms ("0": the server's clock); the rest belongs to the script.
 -- Returns: nothing.
 --
 -- Hash     id (the last given), epoch, was and upto (the epoch before, and its last id that is here),
+--          run (of the server that gave it), leaps (see `leap`),
+--          k and a digest (of an idempotency key: the fingerprint, 16 bytes, and I7 the first id),
 --          gone (see :g), bv (version of the bindings; a store that lost time never
 --          gives one again), b0 b1 ... (bytes in each class).
 -- Entry    I7 id, I6 created ms, I6 expires ms (0: never), payload.
@@ -17,9 +20,10 @@
 -- Limits   for each class I6 age ms (0: for ever), I6 count, I6 bytes (0: as many as there are).
 
 local Q, INDEX, GONE, BINDINGS, OUTBOX, ENTRIES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], 6
-local CLASSES = #KEYS - 5
+local CLASSES, ONCE = #KEYS - 6, KEYS[#KEYS]
 local MAX_BYTES = 1048576      -- of one answer
 local STEP, STEP_BYTES = 64, 4194304
+local ONCE_MS, ONCE_MOST = 86400000, 100000  -- for how long keys are remembered, and how many
 local TRIMMED = 4096           -- topics of which is known up to where they are trimmed
 local HEAD = 19                -- bytes of an entry before its payload
 local call, pack, unpack_bytes = redis.call, struct.pack, struct.unpack
@@ -40,7 +44,11 @@ local function check_types()
   for i, key in ipairs(KEYS) do
     local kind = call('TYPE', key).ok
     local wanted = 'stream'
-    if i == 1 or i == 4 then wanted = 'hash' elseif i == 2 or i == 3 then wanted = 'zset' end
+    if i == 1 or i == 4 then
+      wanted = 'hash'
+    elseif i == 2 or i == 3 or i == #KEYS then
+      wanted = 'zset'
+    end
     if kind ~= 'none' and kind ~= wanted then
       error({err = 'WRONGTYPE ' .. key .. ' is a ' .. kind .. ', not a ' .. wanted})
     end
@@ -48,10 +56,10 @@ local function check_types()
 end
 
 local function load_log()
-  local v = call('HMGET', Q, 'id', 'epoch', 'was', 'upto', 'gone', 'bv')
+  local v = call('HMGET', Q, 'id', 'epoch', 'was', 'upto', 'gone', 'bv', 'run')
   local bindings = v[6] or (call('EXISTS', BINDINGS) == 1 and 'lost' or '0')
   return {known = v[1], id = tonumber(v[1] or 0), epoch = tonumber(v[2] or 0), was = tonumber(v[3] or 0),
-          upto = tonumber(v[4] or 0), gone = tonumber(v[5] or 0), bindings = bindings}
+          upto = tonumber(v[4] or 0), gone = tonumber(v[5] or 0), bindings = bindings, run = v[7]}
 end
 
 -- The store lost time if somebody has seen a higher id or a later epoch: ids must rise all the same,
@@ -69,6 +77,26 @@ local function mend(s, now, floor, epoch)
   call('HSET', Q, 'id', text(s.id), 'epoch', text(s.epoch), 'was', text(s.was), 'upto', text(s.upto))
 end
 
+-- Ids go on above `least` in the same epoch. A cursor in between is of events that are lost (log_read.lua),
+-- one below misses nothing. The latest 32 leaps are kept: I7 last id before, I7 last id that was left out.
+local LEAP = 1000000
+
+local function leap(s, least)
+  local leaps = (call('HGET', Q, 'leaps') or '') .. pack('>I7I7', s.id, least)
+  s.id = least
+  call('HSET', Q, 'id', text(s.id), 'leaps', sub(leaps, -32 * 14))
+  call('PUBLISH', Q .. ':out', 'e' .. pack('>I7I7I7I4', s.epoch, s.id, s.id, 0))
+end
+
+-- Another server process than the one that gave the last id: what that one gave in its last moments may
+-- not have reached the disk, or the copy, and nobody may remember it. `mend` knows of what somebody remembers.
+local function look_at_run(s, run)
+  if run == '' or s.run == run then return end
+  if s.run and s.id > 0 then leap(s, s.id + LEAP) end
+  s.run = run
+  call('HSET', Q, 'run', run)
+end
+
 local function topic_of(e) return sub(e, HEAD + 2, HEAD + 1 + byte(e, HEAD + 1)) end
 
 local function index_member(e, class)
@@ -78,6 +106,16 @@ end
 local function is_over(e, now)
   local expires = unpack_bytes('>I6', e, 14)
   return expires > 0 and expires <= now
+end
+
+-- Forget idempotency keys whose time is over, and the oldest where they are too many.
+local function forget_keys(now)
+  local old = call('ZRANGEBYSCORE', ONCE, '-inf', text(now), 'LIMIT', 0, 100)
+  if #old == 0 and call('ZCARD', ONCE) > ONCE_MOST then old = call('ZRANGE', ONCE, 0, 9) end
+  for _, digest in ipairs(old) do
+    call('ZREM', ONCE, digest)
+    call('HDEL', Q, 'k' .. digest)
+  end
 end
 
 -- Take what a class holds too much of from its oldest end: at most `most` entries.
