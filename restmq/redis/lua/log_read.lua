@@ -14,6 +14,15 @@ if epoch ~= 0 and epoch ~= s.epoch then
   reset, after = 1, epoch == s.was and math.min(after, s.upto) or 0
 elseif after > s.id then
   reset, after = 1, 0
+else
+  local leaps = call('HGET', Q, 'leaps') or ''
+  for i = 1, #leaps, 14 do
+    local before, least = unpack_bytes('>I7I7', leaps, i)
+    if after > before and after < least then
+      reset, after = 1, before
+      break
+    end
+  end
 end
 
 local trimmed = {}
