@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from bench import systems
 from bench.alone import ALONE as STREAMS_ALONE
-from bench.events import EVENT_ROWS
+from bench.events import EVENT_ROWS, EVENTS_ALONE
 from bench.figures import Best, Measurement, best_of, judge, ratio, short, table
 from bench.goals import GOALS
 from bench.jobs import JOB_ROWS, JOBS_ALONE
@@ -27,7 +27,7 @@ from bench.rows import ROWS as STREAM_ROWS
 from bench.systems import Missing, System
 
 ROWS = (*STREAM_ROWS, *JOB_ROWS, *EVENT_ROWS)
-ALONE = (*STREAMS_ALONE, *JOBS_ALONE)
+ALONE = (*STREAMS_ALONE, *JOBS_ALONE, *EVENTS_ALONE)
 CONFIGURATIONS = {NCHAN_REDIS: NCHAN}
 """A system that is another one's process, asked in another way."""
 

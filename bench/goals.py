@@ -14,6 +14,7 @@ from bench.alone import (
     IDLE_ONE,
     Alone,
 )
+from bench.events import MIXED, OF_MANY, OF_ONE, PUBLISH
 from bench.figures import Best, Figures, Goal, Idle, ratio
 from bench.jobs import (
     BATCHES,
@@ -91,7 +92,7 @@ def _p99_excess(row: Row, best: Best) -> float | None:
     return ours.figures.p99_ms / max(100.0, theirs.figures.p99_ms)
 
 
-def _latency(row: Row, read: Callable[[Figures], float | None]) -> Value:
+def _figure(row: Row | Alone, read: Callable[[Figures], float | None]) -> Value:
     def value(best: Best) -> float | None:
         found = best.get((row.name, RESTMQ))
         return None if found is None else read(found.figures)
@@ -108,7 +109,7 @@ def _sleeper_growth(best: Best) -> float | None:
 
 
 def _off_rate(row: Row) -> Value:
-    return _latency(row, lambda figures: figures.uneven_percent)
+    return _figure(row, lambda figures: figures.uneven_percent)
 
 
 def _bytes_each(row: Alone) -> Value:
@@ -155,6 +156,27 @@ def _job_goals() -> Iterator[Goal]:
         yield Goal(alone.name, most, _bytes_each(alone), at_most=True, unit="B")
 
 
+def _event_goals() -> Iterator[Goal]:
+    yield Goal(
+        "events published 100 a request",
+        50_000.0,
+        _figure(PUBLISH, lambda figures: figures.rate),
+        unit="/s",
+    )
+    yield Goal(
+        f"{MIXED.name}: p99 of a poll",
+        50.0,
+        _figure(MIXED, lambda figures: figures.p99_ms),
+        at_most=True,
+        unit="ms",
+    )
+    yield Goal(
+        "publishing to one beside 10,000 subscribers of other topics / to one alone",
+        0.9,
+        _rate(OF_MANY, RESTMQ, OF_ONE, RESTMQ),
+    )
+
+
 def _faults(best: Best) -> float | None:
     ours = [one.figures.faults for (_, system), one in best.items() if system in OURS]
     return float(sum(ours)) if ours else None
@@ -190,7 +212,7 @@ def _calm_goals() -> Iterator[Goal]:
             ("p99", 15.0, lambda figures: figures.p99_ms),
         ):
             text = f"{kind}: 20 messages/s to 100 consumers: {word}"
-            yield Goal(text, bound, _latency(row, read), at_most=True, unit="ms")
+            yield Goal(text, bound, _figure(row, read), at_most=True, unit="ms")
 
 
 def _idle_goals() -> Iterator[Goal]:
@@ -236,5 +258,6 @@ GOALS: Sequence[Goal] = (
     Goal("memory for the one asleep", 16.0, _sleeper_growth, at_most=True, unit="MiB"),
     Goal("round robin: shares apart", 2.0, _uneven, at_most=True, unit="%"),
     *_job_goals(),
+    *_event_goals(),
     Goal("errors, lost, duplicated in all rows", 0.0, _faults, at_most=True, unit=""),
 )

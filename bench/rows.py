@@ -35,7 +35,7 @@ class Scale(NamedTuple):
 
     Seconds of posting, messages to drain, to fan out, to deal, seconds of idling, messages to
     fan out to a crowd, at a calm pace, past a sleeper, lines to log, messages that wait in a deep
-    queue, and those whose memory is measured.
+    queue, those whose memory is measured, and seconds of events.
     """
 
     seconds: float
@@ -49,11 +49,14 @@ class Scale(NamedTuple):
     logged: int
     deep: int
     remembered: int
+    event_seconds: float
     own_load: bool = False
 
 
-FULL = Scale(4.0, 60_000, 2000, 20_000, 10.0, 1000, 200, 200_000, 300_000, 10_000_000, 1_000_000)
-QUICK = Scale(1.0, 8_000, 500, 4_000, 3.0, 100, 40, 20_000, 50_000, 1_000_000, 100_000)
+FULL = Scale(
+    4.0, 60_000, 2000, 20_000, 10.0, 1000, 200, 200_000, 300_000, 10_000_000, 1_000_000, 10.0
+)
+QUICK = Scale(1.0, 8_000, 500, 4_000, 3.0, 100, 40, 20_000, 50_000, 1_000_000, 100_000, 4.0)
 
 Measure = Callable[[System, Scale], Figures]
 """Does the work and says what the load generator saw."""

@@ -68,10 +68,12 @@ class AclFile(Service):
     """A service that keeps the rules of one access file up to date.
 
     ``acl`` holds the rules in force. It is right from construction on; the file is watched
-    while the service runs.
+    while the service runs. ``must_restrict`` says that a changed file without any rule counts as
+    a broken one: other machines can reach the broker, and it would let them all in.
     """
 
     log = Logger()
+    must_restrict = False
 
     def __init__(self, clock: IReactorTime, name: str | None) -> None:
         """Find and read the file; None means ``acl.conf``, here or else the one we ship.
@@ -137,6 +139,7 @@ class AclFile(Service):
         try:
             text = self._read()
             acl = self._parse(text)
+            self._check_restricts(acl)
         except BadAcl as error:
             self._broken = True
             self.log.warn(
@@ -152,6 +155,13 @@ class AclFile(Service):
         self._log_remarks()
         for use in self._users:
             use(acl)
+
+    def _check_restricts(self, acl: Acl) -> None:
+        if self.must_restrict and not acl.restricts_anything:
+            raise BadAcl(
+                f"access file {self.path} restricts nobody, and other machines can reach the broker: "
+                "put a rule or a user into it, or start the broker with --open"
+            )
 
     def _log_remarks(self) -> None:
         for remark in self.acl.remarks:

@@ -17,6 +17,7 @@ from twisted.internet.process import ProcessReader
 from twisted.logger import LogEvent, Logger, LogLevel, eventAsText, globalLogBeginner
 from twisted.python.failure import Failure
 
+from restmq import collectd, syslogd
 from restmq.core.broker import Broker
 from restmq.errors import RestMQError, StoreError
 from restmq.handover import Away, Begin, Message, Ready, Rules, Said, StoreAt, decode, encode
@@ -24,7 +25,7 @@ from restmq.inherited import Inherited
 from restmq.rules.acl import Acl
 from restmq.serving import ThisProcess
 from restmq.store_address import StoreAddress
-from restmq.tap import PATIENCE_SECONDS, Daemon, give_up
+from restmq.tap import PATIENCE_SECONDS, Daemon, Door, More, give_up
 from restmq.web.application import make_application
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from twisted.logger import ILogObserver
 
     from restmq.web.dispatcher import Dispatcher
+
+
+DAEMONS = {more.name: more for more in (More(), collectd.MORE, syslogd.MORE)}
+"""What a process may be one of, by its name for twistd."""
 
 
 def main() -> None:
@@ -96,10 +101,16 @@ class Parent:
     def _begin(self, begin: Begin) -> None:
         settings = begin.configuration.settings
         broker = Broker(self._reactor, settings)
-        application = make_application(settings, broker, Acl.parse(begin.rules))
-        listening = Inherited(self._reactor, begin.configuration, begin.places)
+        more = DAEMONS[begin.daemon]
+        application = make_application(settings, broker, Acl.parse(begin.rules), more.routes())
+        http, others = begin.handed
+        listening = Inherited(self._reactor, begin.configuration, http)
+        door = None
         try:
             listening.open(application)
+            if more.door is not None:
+                door = more.door(self._reactor, begin.configuration, application, broker, others)
+                door.open()
         except RestMQError as error:
             self.log.critical("{reason}", reason=error)
             give_up(self._reactor)
@@ -109,6 +120,7 @@ class Parent:
             self._reactor,
             access=None,
             listening=listening,
+            door=door,
             serving=ThisProcess(self._reactor, application, broker),
             store=self._store if settings.embedded else None,
             settings=settings,
@@ -145,11 +157,21 @@ class OneOfMany(Daemon):
     """
 
     _listening: Inherited
+    _door: Door | None
+    _accepts = False
 
     def startService(self) -> None:
         """Begin, in the background."""
         super().startService()
-        self._reactor.callLater(PATIENCE_SECONDS, self._listening.accept)
+        self._reactor.callLater(PATIENCE_SECONDS, self._accept)
+
+    def _accept(self) -> None:
+        if self._accepts:
+            return
+        self._accepts = True
+        self._listening.accept()
+        if self._door is not None:
+            self._door.accept()
 
     async def _wait_for(self, address: StoreAddress) -> None:
         begin, told = self._reactor.seconds(), ""
@@ -162,7 +184,7 @@ class OneOfMany(Daemon):
                     tell(Away(told))
                 await task.deferLater(self._reactor, 0.05)
             else:
-                self._listening.accept()
+                self._accept()
                 tell(Ready())
                 return
 

@@ -19,10 +19,13 @@ Options = tap.Options
 
 def makeService(options: tap.Options) -> IService:
     """All services of the daemon; SystemExit, one line and code 1, when that can't be."""
-    return tap.make_service(options, tap.More(routes=_routes))
+    return tap.make_service(options, MORE)
 
 
 def _routes() -> tuple[Rule, ...]:
     from restmq.web.collectd import ROUTES  # noqa: PLC0415 - the libraries may be missing
 
     return ROUTES
+
+
+MORE = tap.More("collectd", routes=_routes)

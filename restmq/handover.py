@@ -12,7 +12,7 @@ go this way, since command lines and environments can be read by others.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,26 +20,47 @@ from typing import Any, NamedTuple
 from restmq.settings import Configuration, Settings
 
 FIRST_DESCRIPTOR = 3
-"""The listening sockets are this descriptor and those that follow, in the order of ``Begin``."""
+"""The sockets are this descriptor and those that follow, in the order of ``Begin``."""
 
 
 class Place(NamedTuple):
-    """A listening socket: what the operator called it, its address family, and how to use it.
+    """An open socket: what the operator called it, its address family, and how to use it.
 
     ``wrapped``: its endpoint puts something between the socket and us, such as TLS.
+    ``datagrams``: it does not listen, it receives (UDP).
     """
 
     name: str
     family: int
     wrapped: bool
+    datagrams: bool = False
+
+
+class Handed(NamedTuple):
+    """Sockets of one kind: the first one's descriptor, the others follow, and what each of them is."""
+
+    first: int
+    places: Sequence[Place]
 
 
 class Begin(NamedTuple):
-    """Serve with these settings on these sockets, by the rules of this access file's text."""
+    """Serve with these settings on these sockets, by the rules of this access file's text.
+
+    ``daemon`` says which one: its name for twistd. ``places`` are HTTP's, ``door`` those of the
+    daemon's other door; their descriptors follow on each other.
+    """
 
     configuration: Configuration
     places: tuple[Place, ...]
     rules: str
+    daemon: str = "restmq"
+    door: tuple[Place, ...] = ()
+
+    @property
+    def handed(self) -> tuple[Handed, Handed]:
+        """The sockets, as the process finds them: HTTP's and the door's."""
+        behind = FIRST_DESCRIPTOR + len(self.places)
+        return Handed(FIRST_DESCRIPTOR, self.places), Handed(behind, self.door)
 
 
 class Rules(NamedTuple):
@@ -94,10 +115,14 @@ def decode(line: bytes) -> Message:
         raise ValueError("no message")
     name, *content = found
     if name == "Begin":
-        settings, sources, places, rules = content
+        settings, sources, places, rules, daemon, door = content
         configuration = Configuration(_settings(settings), sources)
-        return Begin(configuration, tuple(Place(*place) for place in places), rules)
+        return Begin(configuration, _places(places), rules, daemon, _places(door))
     return _BY_NAME[name](*content)
+
+
+def _places(found: list[list[Any]]) -> tuple[Place, ...]:
+    return tuple(Place(*place) for place in found)
 
 
 def _settings_data(settings: Settings) -> dict[str, Any]:

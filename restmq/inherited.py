@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import tcp, unix
@@ -16,7 +15,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
-from restmq.handover import FIRST_DESCRIPTOR, Place
+from restmq.handover import Handed
 from restmq.listening import Listening
 from restmq.settings import Configuration
 
@@ -28,16 +27,19 @@ class Inherited(Listening):
     """The parent's ports, in a process of its. Where an endpoint adds TLS, it is read again here."""
 
     def __init__(
-        self, reactor: PosixReactorBase, configuration: Configuration, places: Sequence[Place]
+        self,
+        reactor: PosixReactorBase,
+        configuration: Configuration,
+        handed: Handed,
     ) -> None:
         """Nothing is taken yet."""
         self._taker = _Taker(reactor)
         super().__init__(self._taker, configuration)  # type: ignore[arg-type]
-        self._inherited = places
+        self._handed = handed
 
     def open(self, factory: IProtocolFactory) -> None:
         """Take all of them, and accept nobody before ``accept``: others do meanwhile. Raises ConfigError when TLS can't be set up."""
-        for descriptor, place in enumerate(self._inherited, FIRST_DESCRIPTOR):
+        for descriptor, place in enumerate(self._handed.places, self._handed.first):
             self._taker.descriptor, self._taker.family = descriptor, place.family
             if place.wrapped:
                 self._listen(place.name, self._endpoint(place.name), factory)

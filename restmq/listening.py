@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
 import socket
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from twisted.internet import defer, tcp
-from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.endpoints import (
     AdoptedStreamServerEndpoint,
     TCP4ServerEndpoint,
@@ -17,7 +18,12 @@ from twisted.internet.endpoints import (
     serverFromString,
 )
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IAddress,
+    IListeningPort,
+    IProtocolFactory,
+    IStreamServerEndpoint,
+)
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -128,12 +134,14 @@ class Listening:
     def log_where(self) -> None:
         """Tell the operator where, in words that can be clicked on."""
         for port in self.ports:
+            self.log.info("listening on {at}", at=spoken(port.getHost()))
+
+    def addresses(self) -> Iterator[IPv4Address | IPv6Address]:
+        """Where it listens by the name of an address, not by that of an endpoint such as ``ssl:``."""
+        for port in self.ports:
             at = port.getHost()
-            if isinstance(at, IPv4Address | IPv6Address):
-                host = f"[{at.host}]" if ":" in at.host else at.host
-                self.log.info("listening on {host}:{port}", host=host, port=at.port)
-            else:
-                self.log.info("listening on {at}", at=getattr(at, "name", None) or at)
+            if isinstance(at, IPv4Address | IPv6Address) and not is_endpoint(self._names[port]):
+                yield at
 
     def _open(self, place: str, factory: IProtocolFactory) -> None:
         if is_endpoint(place):
@@ -199,6 +207,15 @@ class Listening:
     def _error(self, place: str, reason: str) -> ConfigError:
         text = f"listen {place} ({self._sources['listen']}): {reason}"
         return ConfigError(" ".join(text.split()))
+
+
+def spoken(at: IAddress) -> str:
+    """A place, as a log tells it."""
+    if isinstance(at, IPv4Address | IPv6Address):
+        return f"[{at.host}]:{at.port}" if ":" in at.host else f"{at.host}:{at.port}"
+    if isinstance(at, UNIXAddress) and at.name:
+        return os.fsdecode(at.name)
+    return str(at)
 
 
 def accept_waiting(port: IListeningPort) -> None:

@@ -75,7 +75,7 @@ class Put(NamedTuple):
     """What became of a message: its id, or an error and, with ``rate_limited``, when to try again.
 
     Errors: ``queue_full``, ``rate_limited``, ``key_reused`` (another message under the same key),
-    ``priorities_off``.
+    ``priorities_off``; in a batch that met an error of the store half-way also those of `restmq.core.jobs.UNPUT`.
     """
 
     id: int = 0

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from twisted.internet import defer
 from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
@@ -28,6 +28,7 @@ from restmq.handover import (
     Away,
     Begin,
     Message,
+    Place,
     Ready,
     Rules,
     Said,
@@ -51,6 +52,13 @@ NOT_FOR_CHILDREN = ("RESTMQ_", "NOTIFY_", "LISTEN_", "WATCHDOG_")
 """What such variables say is for the parent: settings, secrets, and what systemd tells it."""
 
 
+class Held(Protocol):
+    """The sockets of another door than HTTP, which the parent holds and the processes use."""
+
+    def handed(self, number: int) -> tuple[tuple[Place, ...], list[int]]:
+        """Those for the process of this number, with their descriptors in the same order."""
+
+
 class Processes:
     """All processes of one parent: see ``restmq.serving.Serving``."""
 
@@ -62,12 +70,17 @@ class Processes:
         configuration: Configuration,
         listening: Listening,
         access: AclFile,
+        *,
+        daemon: str = "restmq",
+        door: Held | None = None,
     ) -> None:
-        """Nothing is started; ``listening`` holds its ports."""
+        """Nothing is started; ``listening`` holds its ports, ``door`` the other ones of ``daemon``."""
         self._reactor = reactor
         self._configuration = configuration
         self._listening = listening
         self._access = access
+        self._daemon = daemon
+        self._door = door
         self._store: StoreAt | None = None
         self._restarts = Restarts()
         self._lives: dict[int, Life] = {}
@@ -143,6 +156,7 @@ class Processes:
     def _spawn(self, number: int) -> None:
         self._resting.pop(number, None)
         places, descriptors = self._listening.handed()
+        more, of_door = self._door.handed(number) if self._door is not None else ((), [])
         pipes: dict[int, str | int] = {0: "w", 1: "r", 2: "r"}
         life = Life(self, number, self._reactor.seconds())
         self._lives[number] = life
@@ -152,12 +166,12 @@ class Processes:
                 sys.executable,
                 COMMAND,
                 environment(),
-                childFDs=pipes | dict(enumerate(descriptors, FIRST_DESCRIPTOR)),
+                childFDs=pipes | dict(enumerate([*descriptors, *of_door], FIRST_DESCRIPTOR)),
             )
         except OSError as error:
             self.ended(life, f"it can't be started: {error.strerror}")
             return
-        life.tell(Begin(self._configuration, places, self._access.text))
+        life.tell(Begin(self._configuration, places, self._access.text, self._daemon, more))
         if self._store is not None:
             life.tell(self._store)
 

@@ -162,22 +162,20 @@ def _size(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def _seconds(text: str) -> float:
-    return _seconds_up_to(86400, text)
+def _duration(high: int) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = math.nan
+        if not 0 < seconds <= high:
+            raise ValueError(f"{text!r} is not a number of seconds above 0, at most {high}")
+        return seconds
+
+    return parse
 
 
-def _age(text: str) -> float:
-    return _seconds_up_to(MAX_AGE, text)
-
-
-def _seconds_up_to(most: int, text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds <= most:
-        raise ValueError(f"{text!r} is not a number of seconds above 0, at most {most}")
-    return seconds
+_seconds = _duration(86400)
 
 
 def _one_of(*words: str) -> Callable[[str], str]:
@@ -237,8 +235,8 @@ def _redis_url(text: str) -> str:
     return text
 
 
-MAX_AGE = 366 * 86400
-MAX_EVENT_RULES = 14
+_YEAR_SECONDS = 366 * 86400
+_MAX_EVENTS_RULES = 14
 _EVENTS_RULE = re.compile(
     r"(?P<pattern>(?:[^\s./*#=]+|\*\*?|#)(?:\.(?:[^\s./*#=]+|\*\*?|#)){0,31})"
     r"=(?P<age>[0-9]{1,8}(?:\.[0-9]{1,3})?)"
@@ -248,14 +246,16 @@ _EVENTS_RULE = re.compile(
 
 def _events_rule(text: str) -> str:
     found = _EVENTS_RULE.fullmatch(_text(text))
-    if found is None or len(found["pattern"].encode()) > 255:
+    if not found:
         raise ValueError(
             f"{text!r} is not PATTERN=SECONDS[:COUNT[:BYTES]], such as log.**=3600:10000:16MiB"
         )
-    if float(found["age"]) > MAX_AGE:
-        raise ValueError(f"{text!r} keeps events for more than {MAX_AGE} seconds")
-    if int(found["bytes"] or 0) * _UNITS[found["unit"] or ""] > 1 << 40:
-        raise ValueError(f"{text!r} keeps more than {1 << 40} bytes")
+    if len(found["pattern"].encode()) > 255:
+        raise ValueError("its pattern has more than 255 bytes")
+    if float(found["age"]) > _YEAR_SECONDS:
+        raise ValueError(f"{text!r} has more than {_YEAR_SECONDS} seconds")
+    if int(found["bytes"] or 0) * _UNITS[found["unit"] or ""] >= 1 << 48:
+        raise ValueError(f"{text!r} has more bytes than a log can count")
     return text
 
 
@@ -373,10 +373,14 @@ OPTIONS: tuple[Option, ...] = (
     _option("syslog-fields", _flag, "twistd syslogd: tell what RFC 3164 headers say, too"),
     _option("stop-timeout", _seconds, "seconds in which requests and streams end at a stop"),
     _option("processes", _whole(1, 256), "processes that serve, on the same ports and store"),
-    _option("events-age", _age, "seconds for which events are kept"),
+    _option("events-age", _duration(_YEAR_SECONDS), "seconds for which events are kept"),
     _option("events-count", _whole(1, 100_000_000), "most events of a log that are kept"),
     _option("events-bytes", _size(1, 1 << 40), "most bytes of them"),
-    _option("events-short-age", _age, "seconds for which events published under /e/ are kept"),
+    _option(
+        "events-short-age",
+        _duration(_YEAR_SECONDS),
+        "seconds for which events published under /e/ are kept",
+    ),
     _option(
         "events-retention",
         _events_rule,
@@ -579,11 +583,11 @@ def _check_together(given: Layer, values: dict[str, Any]) -> None:
     listen = values.get("listen", LOOPBACK)
     if not listen:
         raise _error(f"listen ({given['listen'].source})", "it names no address")
+    if len(rules := values.get("events_retention", ())) > _MAX_EVENTS_RULES:
+        place = f"events-retention ({given['events-retention'].source})"
+        raise _error(place, f"at most {_MAX_EVENTS_RULES} rules, these are {len(rules)}")
     if "0.0.0.0" in listen and "::" in listen:
         raise _error(f"listen ({given['listen'].source})", ":: takes IPv4 in: leave out 0.0.0.0")
-    if len(values.get("events_retention", ())) > MAX_EVENT_RULES:
-        place = f"events-retention ({given['events-retention'].source})"
-        raise _error(place, f"there are more than {MAX_EVENT_RULES} rules")
 
 
 def _error(place: str, reason: str) -> ConfigError:

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from twisted.application.service import IService
     from twisted.internet.posixbase import PosixReactorBase
 
-    from restmq.acl_file import AclFile
     from restmq.core.broker import Broker
+    from restmq.handover import Handed
+    from restmq.rules.acl import HasAcl
     from restmq.settings import Configuration
 
 Options = tap.Options
@@ -22,12 +23,25 @@ Options = tap.Options
 
 def makeService(options: tap.Options) -> IService:
     """All services of the daemon; SystemExit, one line and code 1, when that can't be."""
-    return tap.make_service(options, tap.More(door=_door))
+    return tap.make_service(options, MORE)
 
 
 def _door(
-    reactor: PosixReactorBase, configuration: Configuration, access: AclFile, broker: Broker
+    reactor: PosixReactorBase,
+    configuration: Configuration,
+    access: HasAcl,
+    broker: Broker,
+    handed: Handed | None,
 ) -> tap.Door:
     from restmq.syslog.door import SyslogDoor  # noqa: PLC0415 - the libraries may be missing
 
-    return SyslogDoor(reactor, configuration, access, broker)
+    return SyslogDoor(reactor, configuration, access, broker, handed)
+
+
+def _held(reactor: PosixReactorBase, configuration: Configuration, access: HasAcl) -> tap.HeldDoor:
+    from restmq.syslog.held import HeldPorts  # noqa: PLC0415 - the libraries may be missing
+
+    return HeldPorts(reactor, configuration, access)
+
+
+MORE = tap.More("syslogd", door=_door, held=_held)

@@ -34,10 +34,10 @@ from restmq.errors import RestMQError, StoreError
 from restmq.listening import Listening
 from restmq.notify import Notifier
 from restmq.passed import adopt
-from restmq.processes import Processes
+from restmq.processes import Held, Processes
 from restmq.redis.embedded import EmbeddedStore
 from restmq.redis.server import StoreUnusable
-from restmq.rules.exposure import check_exposure
+from restmq.rules.exposure import check_exposure, needs_rules
 from restmq.serving import OwnStore, Serving, ThisProcess
 from restmq.settings import FILES, OPTIONS, ConfigError, Configuration, Option, Settings, load
 from restmq.store_address import StoreAddress
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from twisted.internet.posixbase import PosixReactorBase
 
     from restmq.core.broker import Broker
+    from restmq.handover import Handed
+    from restmq.rules.acl import HasAcl
     from restmq.web.dispatcher import Rule
 
 DOOR_SECONDS = 1.0
@@ -164,11 +166,11 @@ def makeService(options: Options) -> service.IService:
     return make_service(options, More())
 
 
-class Door(Protocol):
-    """A way in that is not HTTP. It is opened after the HTTP ports, and closed after them."""
+class Ports(Protocol):
+    """The sockets of a way in that is not HTTP. They are opened after HTTP's, and closed after them."""
 
     def open(self) -> None:
-        """Listen. Raises ConfigError, one line that says what to do."""
+        """Open them. Raises ConfigError, one line that says what to do."""
 
     def log_where(self) -> None:
         """Tell the operator where."""
@@ -177,11 +179,30 @@ class Door(Protocol):
         """Take nothing more; fires when what was taken is with the store."""
 
 
-class More(NamedTuple):
-    """What another daemon has besides; both are called when the libraries are there."""
+class Door(Ports, Protocol):
+    """Such a way in, in a process that serves."""
 
+    def accept(self) -> None:
+        """One of several processes takes nothing before this; called once."""
+
+
+class HeldDoor(Ports, Held, Protocol):
+    """Such a way in, in the parent of several processes: its sockets are open, and nobody comes in."""
+
+
+MakeDoor = Callable[["PosixReactorBase", Configuration, "HasAcl", "Broker", "Handed | None"], Door]
+
+
+class More(NamedTuple):
+    """What another daemon has besides; all are called when the libraries are there.
+
+    ``door`` takes what this process was handed by its parent, if it has one; ``held`` is for the parent.
+    """
+
+    name: str = "restmq"
     routes: Callable[[], tuple[Rule, ...]] = lambda: ()
-    door: Callable[[PosixReactorBase, Configuration, AclFile, Broker], Door] | None = None
+    door: MakeDoor | None = None
+    held: Callable[[PosixReactorBase, Configuration, HasAcl], HeldDoor] | None = None
 
 
 def make_service(options: Options, more: More) -> service.IService:
@@ -212,12 +233,13 @@ def _make(
     settings = configuration.settings
     access = AclFile(reactor, settings.acl)
     check_exposure(configuration, access.acl.restricts_anything)
+    access.must_restrict = needs_rules(settings)
 
     from restmq.core.broker import Broker  # noqa: PLC0415 - the libraries may be missing
     from restmq.web.application import make_application  # noqa: PLC0415
 
     listening = Listening(reactor, configuration, passed=passed)
-    door: Door | None = None
+    door: Ports | None = None
     serving: Serving
     if settings.processes == 1:
         broker = Broker(reactor, settings)
@@ -225,13 +247,15 @@ def _make(
         listening.open(application)
         serving = ThisProcess(reactor, application, broker)
         if more.door is not None:
-            door = more.door(reactor, configuration, access, broker)
+            door = more.door(reactor, configuration, access, broker, None)
             door.open()
     else:
-        if more != More():
-            raise ConfigError("processes: only twistd restmq serves with more than one process")
         listening.hold()
-        serving = Processes(reactor, configuration, listening, access)
+        held = None
+        if more.held is not None:
+            door = held = more.held(reactor, configuration, access)
+            held.open()
+        serving = Processes(reactor, configuration, listening, access, daemon=more.name, door=held)
     store = EmbeddedStore(reactor, settings) if settings.embedded else None
     if store is not None and not sheds:
         store.claim()
@@ -260,7 +284,7 @@ class Daemon(service.MultiService):
         serving: Serving,
         store: OwnStore | None,
         settings: Settings,
-        door: Door | None = None,
+        door: Ports | None = None,
         told: Mapping[str, str] = os.environ,
     ) -> None:
         """``store`` is the embedded one; without it the settings name another."""
@@ -350,7 +374,7 @@ class Daemon(service.MultiService):
                 await self._store.stopService()
             self._notifier.stopService()
 
-    async def _close(self, door: Door) -> None:
+    async def _close(self, door: Ports) -> None:
         try:
             await door.close().addTimeout(DOOR_SECONDS, self._reactor)
         except defer.TimeoutError:

@@ -192,6 +192,24 @@ def test_a_file_replaced_by_something_else_leaves_the_old_rules(closed: Watched)
     assert not closed.is_open()
 
 
+def test_a_file_that_restricts_nothing_is_a_broken_one_where_others_can_come_in(
+    closed: Watched,
+) -> None:
+    """A disk that is full empties the file; that must not open the broker to the world."""
+    closed.service.must_restrict = True
+    with capturedLogs() as events:
+        closed.path.write_text("")
+        closed.look()
+        assert not closed.is_open()
+        closed.path.write_text("[rest:producer]\nhosts_allow = 127.0.0.1\n")
+        closed.look()
+    assert closed.is_open()
+    (level, text), (mended, _) = lines(events)
+    assert (level, mended) == ("warn", "info")
+    assert text.startswith(f"access file {closed.path} restricts nobody, and other machines can ")
+    assert "--open" in text
+
+
 def test_a_link_to_another_file_is_followed(closed: Watched, tmp_path: Path) -> None:
     """Mounted secrets and config maps are links that are turned to a new folder."""
     new = tmp_path / "new"

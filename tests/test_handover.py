@@ -48,8 +48,10 @@ def test_settings_arrive_as_they_were_resolved() -> None:
         Path.read_text,
     )
     places = (Place("::1", 10, False), Place("ssl:443", 2, True))
-    begin = Begin(configuration, places, "[rest:producer]\n")
+    door = (Place("::1", 10, False), Place("", 2, False, datagrams=True))
+    begin = Begin(configuration, places, "[rest:producer]\n", "syslogd", door)
     assert decode(encode(begin)) == begin
+    assert [(first, len(found)) for first, found in begin.handed] == [(3, 2), (5, 2)]
     assert "geheim" not in repr(begin)
 
 

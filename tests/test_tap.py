@@ -345,6 +345,22 @@ def test_with_redis_away_it_starts_answers_503_and_recovers(daemon: StartDaemon)
 
 
 @needs_web
+def test_an_emptied_access_file_does_not_open_a_broker_that_others_can_reach(
+    daemon: StartDaemon, tmp_path: Path
+) -> None:
+    """127.1 is loopback, too, but no address the rule knows, so the worst is assumed."""
+    acl = tmp_path / "acl.conf"
+    acl.write_text("[rest:consumer]\nhosts_deny = all\n")
+    reachable = f"tcp:{free_port()}:interface=127.1"
+    made = daemon("--listen", reachable, "--listen", "127.0.0.1", "--acl", acl)
+    made.wait_for("/livez")
+    assert made.request("GET", "/q/x").status == 401
+    acl.write_text("")
+    wait_until(lambda: "restricts nobody" in made.log, lambda: made.log)
+    assert made.request("GET", "/q/x").status == 401
+
+
+@needs_web
 def test_it_listens_on_a_unix_socket_with_its_mode(daemon: StartDaemon, tmp_path: Path) -> None:
     path = tmp_path / "s"
     made = daemon("--listen", f"unix:{path}:mode=660", "--listen", "127.0.0.1")

@@ -214,9 +214,12 @@ class Queues:
         reply = self._tell("/v1/receive", wanted, wait_seconds=wait_seconds)
         return [_leased(found) for found in reply["messages"]]
 
-    def ack(self, *messages: Leased | str) -> list[bool]:
-        """These are done and go; for each whether that counted: False when its lease was over."""
-        return self._settle("ack", messages)
+    def ack(self, *messages: Leased | str, key: str | None = None) -> list[bool]:
+        """These are done and go; for each whether that counted: False when its lease was over.
+
+        With a ``key`` the same call again is answered as the first was: for one whose reply was lost.
+        """
+        return self._settle("ack", messages, key=key)
 
     def nack(
         self, *messages: Leased | str, delay_seconds: float | None = None, reason: str = ""
@@ -232,13 +235,17 @@ class Queues:
         return self._settle("extend", messages, {"lease": lease_seconds})
 
     def _settle(
-        self, verb: str, messages: Iterable[Leased | str], more: Mapping[str, Any] | None = None
+        self,
+        verb: str,
+        messages: Iterable[Leased | str],
+        more: Mapping[str, Any] | None = None,
+        key: str | None = None,
     ) -> list[bool]:
         receipts = [one if isinstance(one, str) else one.receipt for one in messages]
         if not receipts:
             return []
         said = {"receipts": receipts, **(more or {})}
-        reply = self._tell(f"/v1/{verb}", said, fine={http.client.CONFLICT})
+        reply = self._tell(f"/v1/{verb}", said, fine={http.client.CONFLICT}, key=key)
         return [result["ok"] for result in reply["results"]]
 
     def _tell(
@@ -248,10 +255,13 @@ class Queues:
         *,
         wait_seconds: float = 0,
         fine: set[int] | frozenset[int] = frozenset(),
+        key: str | None = None,
     ) -> dict[str, Any]:
         """Say something in JSON; the object that is the answer."""
         body = json.dumps(value).encode("ascii")
         headers = {"Content-Type": "application/json"}
+        if key is not None:
+            headers["Idempotency-Key"] = key
         found: dict[str, Any] = json.loads(
             self._ask("POST", path, body, headers, fine=fine, wait_seconds=wait_seconds)
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, FirstError
@@ -26,6 +26,27 @@ def ask(send: Callable[[bytes, Callback], None], command: bytes) -> Deferred[Any
             done.callback(reply)
 
     send(command, replied)
+    return done
+
+
+def ask_all(send: Callable[[bytes, Callback], None], commands: Sequence[bytes]) -> Deferred[Any]:
+    """The replies to commands that are sent together; fails with the first StoreError, when all are answered."""
+    done: Deferred[list[Any]] = Deferred()
+    replies: list[Any] = []
+
+    def replied(reply: Any) -> None:
+        replies.append(reply)
+        if len(replies) == len(commands):
+            error = next((one for one in replies if isinstance(one, StoreError)), None)
+            if error is None:
+                done.callback(replies)
+            else:
+                done.errback(error)
+
+    for command in commands:
+        send(command, replied)
+    if not commands:
+        done.callback(replies)
     return done
 
 

@@ -96,7 +96,7 @@ class Broker:
         self.profiles.names = self._queues.names
         self.profiles.listed = lambda: self._queues.listed
         self._queues.creation_fields = self.profiles.creation_fields
-        self.profiles.apply = self.queue_settings.apply
+        self.profiles.apply = self.queue_settings.apply_all
         self._ticking = task.LoopingCall(self._tick)
         self._ticking.clock = reactor
         self._store.on_ready = self._store_ready
@@ -104,9 +104,10 @@ class Broker:
         self._store.on_message = self._message
         self.add = self._queues.add
         self.add_texts = self._queues.add_texts
+        self.add_packs = self._queues.add_packs
         self.pop = self._queues.pop
         self._reaper = Reaper(reactor, self._store, queue_scripts, scripts, self._queues)
-        self._queues.on_due = self._reaper.expect
+        self._queues.on_due = self._feeds.on_due = self._reaper.expect
         self._jobs = Jobs(
             reactor,
             self._store,
@@ -121,6 +122,7 @@ class Broker:
         self.events = Events(reactor, self._store, log_scripts, retention, self.put)
         self.receive = self._waiting.receive
         self.settle = self._jobs.settle
+        self.settle_once = self._jobs.settle_once
         self.browse = self._jobs.browse
         self.find = self._jobs.find
         self.release = self._jobs.release
@@ -154,7 +156,7 @@ class Broker:
         await self._store.stop()
         self.events.stop()
 
-    # ---- messages: `add`, `add_texts` and `pop` are those of Queues
+    # ---- messages: `add`, `add_texts`, `add_packs` and `pop` are those of Queues
 
     def peek(self, queue: str) -> Deferred[Peeked | None]:
         """The oldest message, left in its place; None if there is none."""

@@ -38,7 +38,8 @@ def _settled(settled: Sequence[Settled]) -> list[bytes]:
     out = [_number(len(settled))]
     for item in settled:
         whole = b"1" if item.whole else b"0"
-        out += [_number(item.pos), whole, encode_numbers(item.done), encode_numbers(item.back)]
+        ids = (item.done, item.back, item.over)
+        out += [_number(item.pos), whole, *map(encode_numbers, ids)]
     return out
 
 

@@ -2,13 +2,14 @@
 
 A dealt message is in the store (in a chunk of the round-robin window) until it is settled. It is
 done when every byte is with the kernel of its consumer or, for a consumer that acknowledges, when
-the store took the acknowledgement. What a consumer that left had in hand goes back to the queue.
+the store took the acknowledgement. What a consumer that left had in hand goes back to the queue;
+where it had a lease, that is over, which counts as an attempt.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from restmq.core.port import Consumer, Settled
 from restmq.core.wire import ChunkHead, chunk_entries, chunk_numbers, decode_entry, entry_id
@@ -24,19 +25,29 @@ ACKS = 1 << 31
 class Slot:
     """A consumer's place in the turn; ``used`` is the room that dealt messages hold.
 
-    ``waiting`` are the messages in its hand, in the order they came, and when each is due.
+    ``waiting`` are the messages in its hand, in the order they came, and when each is due; ``extended``: some
+    are not due in that order.
 
     ``behind``: it was handed broadcast messages that are not all with the kernel.
     """
 
-    __slots__ = ("behind", "consumer", "had_chunks", "number", "told", "used", "waiting")
+    __slots__ = (
+        "behind",
+        "consumer",
+        "extended",
+        "had_chunks",
+        "number",
+        "told",
+        "used",
+        "waiting",
+    )
 
     def __init__(self, number: int, consumer: Consumer, had_chunks: int) -> None:
         self.number = number
         self.consumer = consumer
         self.had_chunks = had_chunks
         self.used = 0
-        self.told = self.behind = False
+        self.told = self.behind = self.extended = False
         self.waiting: dict[tuple[Dealt, int], float] = {}
 
 
@@ -46,7 +57,18 @@ class Dealt:
     ``charged``: the room that the store counts for our slots is less by these entries.
     """
 
-    __slots__ = ("_places", "back", "charged", "done", "entries", "ids", "numbers", "open", "pos")
+    __slots__ = (
+        "_places",
+        "back",
+        "charged",
+        "done",
+        "entries",
+        "ids",
+        "numbers",
+        "open",
+        "over",
+        "pos",
+    )
 
     def __init__(self, chunk: bytes, head: ChunkHead, charged: bool) -> None:
         self.charged = charged
@@ -57,6 +79,7 @@ class Dealt:
         self.open = set(range(head.messages))
         self.done: list[int] = []
         self.back: list[int] = []
+        self.over: list[int] = []
         self._places: dict[int, int] | None = None
 
     def place(self, number: int) -> int | None:
@@ -68,14 +91,24 @@ class Dealt:
     @property
     def dirty(self) -> bool:
         """There is something to say of it."""
-        return bool(self.done or self.back)
+        return bool(self.done or self.back or self.over)
 
     def settle(self) -> Settled:
         """Say what is done of it since the last time."""
         whole = not self.open
-        settled = Settled(self.pos, whole, [] if whole else self.done, self.back)
-        self.done, self.back = [], []
+        settled = Settled(self.pos, whole, [] if whole else self.done, self.back, tuple(self.over))
+        self.done, self.back, self.over = [], [], []
         return settled
+
+    def give_back(self, index: int) -> None:
+        """Nobody here got it."""
+        self.open.discard(index)
+        self.back.append(self.ids[index])
+
+    def end_lease(self, index: int) -> None:
+        """Somebody got it and did not say that it is done."""
+        self.open.discard(index)
+        self.over.append(self.ids[index])
 
 
 def cost(entry: bytes) -> int:
@@ -125,7 +158,10 @@ class Hands:
         if slot.told:
             self._gone.append(slot.number)
         for dealt, index in slot.waiting:
-            _give_back(dealt, index)
+            if consumer.acks:
+                dealt.end_lease(index)
+            else:
+                dealt.give_back(index)
         return True
 
     # ---- messages
@@ -140,7 +176,7 @@ class Hands:
             slot = self._by_number.get(number)
             if slot is None:
                 for index in indexes:
-                    _give_back(dealt, index)
+                    dealt.give_back(index)
             else:
                 self._deal_part(slot, dealt, indexes, head.epoch)
         return dealt.ids[-1]
@@ -168,27 +204,47 @@ class Hands:
 
     def acknowledged(self, pairs: Iterable[tuple[int, int]]) -> None:
         """The store says that these messages, (position of the chunk, id), are out no more."""
+        for slot, dealt, index in self._in_hand(pairs):
+            del slot.waiting[dealt, index]
+            self._done(slot, dealt, index)
+
+    def extended(self, pairs: Iterable[tuple[int, int]], lease_ms: int) -> None:
+        """These are leased so long from now; what is in nobody's hand any more is passed over."""
+        slots: dict[Slot, None] = {}
+        for slot, dealt, index in self._in_hand(pairs):
+            if not slot.consumer.acks:
+                continue
+            slot.waiting[dealt, index] = slot.consumer.due(lease_ms)
+            slots[slot] = None
+        for slot in slots:
+            slot.extended = True
+            slot.consumer.leases_changed()
+
+    def _in_hand(self, pairs: Iterable[tuple[int, int]]) -> Iterator[tuple[Slot, Dealt, int]]:
         for pos, number in pairs:
             dealt = self._chunks.get(pos)
             index = None if dealt is None else dealt.place(number)
             if dealt is None or index is None:
                 continue
             slot = self._by_number.get(dealt.numbers[index])
-            if slot is not None and slot.waiting.pop((dealt, index), None) is not None:
-                self._done(slot, dealt, index)
+            if slot is not None and (dealt, index) in slot.waiting:
+                yield slot, dealt, index
 
     def give_back(self, consumer: Consumer, now: float) -> float | None:
         """What is due by now goes back; when the next is due, None if nothing is."""
         slot = self.slots.get(consumer)
         if slot is None:
             return None
+        if slot.extended:
+            slot.waiting = dict(sorted(slot.waiting.items(), key=lambda item: item[1]))
         while slot.waiting:
             (dealt, index), due = next(iter(slot.waiting.items()))
             if due > now:
                 return due
             del slot.waiting[dealt, index]
             self._free(slot, dealt, index)
-            _give_back(dealt, index)
+            dealt.end_lease(index)
+        slot.extended = False
         return None
 
     def _done(self, slot: Slot, dealt: Dealt, index: int) -> None:
@@ -250,8 +306,3 @@ class Hands:
     def answered(self) -> None:
         """What was said has been heard."""
         self._unanswered.clear()
-
-
-def _give_back(dealt: Dealt, index: int) -> None:
-    dealt.open.discard(index)
-    dealt.back.append(dealt.ids[index])

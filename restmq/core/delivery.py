@@ -34,7 +34,14 @@ from collections.abc import Callable, Iterable, Sequence
 
 from restmq.core.dealt import Hands
 from restmq.core.port import Consumer, Hello, Joined, Port, Report, Window
-from restmq.core.wire import ChunkHead, chunk_entries, chunk_head, decode_entry, mark_pairs
+from restmq.core.wire import (
+    ChunkHead,
+    Mark,
+    chunk_entries,
+    chunk_head,
+    decode_entry,
+    decode_mark,
+)
 from restmq.message import Batch, Message
 
 LAG_MESSAGES, LAG_BYTES = 4500, 12582912
@@ -322,8 +329,9 @@ class Feed:
             for consumer in list(self._slots):
                 consumer.end()
             return
-        if data[:1] == b"A":
-            self._acknowledged(data)
+        mark = decode_mark(data)
+        if mark is not None:
+            self._marked(mark)
             return
         head = chunk_head(data)
         at = self._at(head.dealt)
@@ -342,11 +350,14 @@ class Feed:
                 self._deliver(data, head)
             self._step()
 
-    def _acknowledged(self, mark: bytes) -> None:
-        epoch, pairs = mark_pairs(mark)
-        if epoch == self.epoch:
-            self._hands.acknowledged(pairs)
+    def _marked(self, mark: Mark) -> None:
+        if mark.epoch != self.epoch:
+            return
+        if mark.lease_ms is None:
+            self._hands.acknowledged(mark.pairs)
             self._step()
+        else:
+            self._hands.extended(mark.pairs, mark.lease_ms)
 
     def _all_hang(self) -> bool:
         return all(slot.behind for slot in self._slots.values())

@@ -28,6 +28,9 @@ BEHIND: Final = 10_000
 HELD: Final = 1000
 """Chunks that wait while what was before them is read."""
 
+HELD_BYTES: Final = 33_554_432
+"""And about their bytes; beyond either they are read from the store as well."""
+
 
 class Following:
     """This daemon's ear on one log."""
@@ -65,7 +68,8 @@ class Following:
 
     def deaf(self) -> None:
         """Nothing comes on the channel from here on."""
-        self._joined = self._recent.live = False
+        self._joined = False
+        self._recent.lost()
         self._held.clear()
 
     def connected(self) -> None:
@@ -76,7 +80,7 @@ class Following:
     def perhaps_another_store(self) -> None:
         """The connection that writes is new: what was heard may be of another store."""
         if self._joined:
-            self._recent.live = False
+            self._recent.lost()
             self._fill()
 
     def heard(self, kind: bytes, content: Any) -> None:
@@ -94,15 +98,17 @@ class Following:
         tail = self._recent.tail
         if not self._recent.live or tail is None:
             self._held.append(chunk)
-            if len(self._held) > HELD:
+            if len(self._held) > HELD or sum([each.size for each in self._held]) > HELD_BYTES:
                 self._held.clear()
                 if tail is not None and not self._filling:
                     self._fill()
             return
         if chunk.epoch < tail.epoch:
             return  # of a life that is over
+        if not (tail.epoch or chunk.prev):  # the first there ever was: nothing lies between
+            tail.epoch = chunk.epoch
         if chunk.epoch > tail.epoch or chunk.prev > tail.last:
-            self._recent.live = False
+            self._recent.lost()
             self._held.append(chunk)
             self._fill()
         elif chunk.last > tail.last:
@@ -110,6 +116,7 @@ class Following:
             if chunk.prev < tail.last:  # what was read from the store ended inside this chunk
                 events = [event for event in events if event.id > tail.last]
             tail.append(events, chunk.last)
+            self._recent.came()
             self._subscribers.push(chunk.epoch, events, chunk.last)
 
     def _fill(self) -> None:
@@ -119,7 +126,7 @@ class Following:
         if self._filling or not self._joined:
             return
         self._filling = True
-        self._recent.live = False  # what comes meanwhile is held, or it would be there twice
+        self._recent.lost()  # what comes meanwhile is held, or it would be there twice
         filling = ensureDeferred(self._filled())
         filling.addErrback(self._fill_failed)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from restmq.core.asking import ask
@@ -19,6 +20,11 @@ from restmq.redis.pipeline import Callback, encode, encode_arguments
 
 PAGE: Final = 1000
 """Events of one page of the store."""
+
+NOWHERE: Final = EventCursor(0, 0)
+
+CHUNK_SECONDS: Final = 0.25
+"""So long a reader waits for what is on its way to the tail, before it asks the store."""
 
 CALLS: Final = 20
 """Calls of the store for one page; a reader of what hardly anything matches asks again from there."""
@@ -37,8 +43,8 @@ class StoredLog:
         self.name = name
         self.store = store
         self.scripts = scripts
-        self.known = EventCursor(0, 0)
-        self._clock = clock
+        self.clock = clock
+        self.known = NOWHERE
         self._clock_ahead_ms = 0
         self._listed = False
 
@@ -51,11 +57,11 @@ class StoredLog:
 
     def now_ms(self) -> int:
         """The store's clock, as far as we know it."""
-        return int(self._clock.seconds() * 1000) + self._clock_ahead_ms
+        return int(self.clock.seconds() * 1000) + self._clock_ahead_ms
 
     def _heard(self, epoch: int, last: int, now_ms: int) -> None:
         self.saw(epoch, last)
-        self._clock_ahead_ms = now_ms - int(self._clock.seconds() * 1000)
+        self._clock_ahead_ms = now_ms - int(self.clock.seconds() * 1000)
 
     # ---- the list of logs, by which `Events.tick` finds what to trim
 
@@ -247,23 +253,25 @@ class _Reading:
 class Recent:
     """The newest events of a log, for its readers; ``live``: what was published follows on the tail.
 
-    Who follows the log keeps both (``event_follow.py``).
+    Who follows the log keeps both (``event_following.py``) and says when one changed.
     """
 
     def __init__(self, stored: StoredLog) -> None:
         self.tail: Tail | None = None
         self.live = False
         self._stored = stored
+        self._waiting: deque[tuple[EventCursor, Deferred[None]]] = deque()
+        self._patience: IDelayedCall | None = None
 
     def end(self) -> EventCursor | None:
         """Where the tail ends; None: there is none."""
         tail = self.tail
         return None if tail is None else EventCursor(tail.epoch, tail.last)
 
-    def read(self, query: Query) -> EventPage | None:
-        """A page for a reader; None if only the store can tell."""
+    def read(self, query: Query, least: EventCursor) -> EventPage | None:
+        """A page for a reader of a tail that reaches to ``least``; None if only the store can tell."""
         tail = self.tail
-        if tail is None or not self.live or self._stored.known > (tail.epoch, tail.last):
+        if tail is None or not self.live or least > (tail.epoch, tail.last):
             return None
         if query.cursor.epoch not in (0, tail.epoch):
             return None
@@ -273,3 +281,53 @@ class Recent:
             return None
         behind = cut.events[-1].id if cut.more and not query.newest_first else tail.last
         return EventPage(cut.events, EventCursor(tail.epoch, behind), None, cut.more, now_ms)
+
+    # ---- what is on its way
+
+    def arrival(self, least: EventCursor) -> Deferred[None] | None:
+        """Fires when the tail may have come to ``least``; None if that is not on its way.
+
+        What this daemon published is told on one connection and comes to the tail on another.
+        """
+        tail = self.tail
+        if tail is None or not self.live or tail.epoch not in (0, least.epoch):
+            return None
+        if least <= (tail.epoch, tail.last):
+            return None
+        if self._patience is None:
+            self._patience = self._stored.clock.callLater(CHUNK_SECONDS, self._patience_over)
+        arrived: Deferred[None] = Deferred()
+        self._waiting.append((least, arrived))
+        return arrived
+
+    def came(self) -> None:
+        """The tail goes further."""
+        end = self.end()
+        while self._waiting and end is not None and self._waiting[0][0] <= end:
+            self._let_go(self._waiting.popleft()[1])
+        if not self._waiting:
+            self._end_patience()
+
+    def lost(self) -> None:
+        """What is published does not come to the tail just now."""
+        self.live = False
+        self._end_patience()
+        self._let_all_go()
+
+    def _patience_over(self) -> None:
+        self._patience = None
+        self._let_all_go()
+
+    def _let_all_go(self) -> None:
+        waiting, self._waiting = self._waiting, deque()
+        for _, arrived in waiting:
+            self._let_go(arrived)
+
+    def _end_patience(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _let_go(self, arrived: Deferred[None]) -> None:
+        if not arrived.called:  # else its reader has left
+            arrived.callback(None)

@@ -13,7 +13,7 @@ from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
 from restmq.core.asking import Retries
-from restmq.core.event_reading import PAGE, Recent, StoredLog
+from restmq.core.event_reading import NOWHERE, PAGE, Recent, StoredLog
 from restmq.core.event_tail import Query
 from restmq.core.event_wire import State
 from restmq.errors import StoreError
@@ -202,7 +202,10 @@ class Subscribers:
     # ---- how one gets on
 
     def _advance(self, subscription: _Subscription) -> None:
-        """Bring a subscriber on: from the tail if that reaches, else from the store."""
+        """Bring a subscriber on: from the tail if that reaches, else from the store.
+
+        What was published and is on its way to the tail it is pushed, when it comes.
+        """
         if subscription.over or subscription.reading or subscription.live:
             return
         cursor = subscription.cursor
@@ -213,7 +216,7 @@ class Subscribers:
                 return
             self._begin(subscription, cursor)
         query = Query(subscription.selection, cursor, PAGE)
-        page = self._recent.read(query)
+        page = self._recent.read(query, NOWHERE)
         while page is not None:
             if not self._give(subscription, page):
                 return
@@ -222,7 +225,7 @@ class Subscribers:
                     self.pushed.add(subscription)
                 return
             query = query._replace(cursor=page.cursor)
-            page = self._recent.read(query)
+            page = self._recent.read(query, NOWHERE)
         subscription.reading = True
         reading = ensureDeferred(self._stored.read(query))
         reading.addCallbacks(

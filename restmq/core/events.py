@@ -180,13 +180,18 @@ class Events:
         was looked at, so a reader of a quiet topic is not left behind. With ``newest_first`` the
         newest ones come, the newest first, and the cursor is the end.
         """
-        here = self._used(log)
         query = Query(selection, _cursor(after), limit, newest_first, leave_out)
-        page = here.recent.read(query)
+        page = self.look(log, query)
         if page is not None:
             return succeed(page)
+        here = self._log(log)
         here.following.begin()
-        return ensureDeferred(here.stored.read(query))
+        return ensureDeferred(_read_behind(here, query))
+
+    def look(self, log: str, query: Query) -> EventPage | None:
+        """What `read` gives, where the tail has it; None where only `read` can tell."""
+        here = self._used(log)
+        return here.recent.read(query, here.stored.known)
 
     def wait(
         self,
@@ -342,6 +347,18 @@ class Events:
                 self._store.send(command, trimmed)
 
         self._store.send(command, trimmed)
+
+
+async def _read_behind(log: _Log, query: Query) -> EventPage:
+    """From the tail when that has come to where it must be, else from the store."""
+    least = log.stored.known
+    arrival = log.recent.arrival(least)
+    if arrival is not None:
+        await arrival
+        page = log.recent.read(query, least)
+        if page is not None:
+            return page
+    return await log.stored.read(query)
 
 
 class _Waiter:

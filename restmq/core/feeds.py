@@ -18,6 +18,9 @@ from restmq.redis.pipeline import encode
 
 RETRY_SECONDS = 0.2
 
+OUTBOX_MS = 100
+"""When what a script put into the outbox is looked for; before that, nobody may have put it there."""
+
 TICK_SECONDS = 5.0
 """How often registrations are renewed and the dead are looked for; a third of the lease."""
 
@@ -30,7 +33,10 @@ class Feeds:
     def __init__(
         self, clock: IReactorTime, store: Store, scripts: QueueScripts, daemon: bytes
     ) -> None:
-        """``daemon`` is this daemon's name, 12 bytes nobody else has."""
+        """``daemon`` is this daemon's name, 12 bytes nobody else has.
+
+        ``on_due`` may be set: it is told after how many ms the reaper is to look at a queue.
+        """
         self._clock = clock
         self._store = store
         self._scripts = scripts
@@ -38,6 +44,7 @@ class Feeds:
         self._feeds: dict[str, Feed] = {}
         self._by_channel: dict[bytes, Feed] = {}
         self._awaited: dict[bytes, int] = {}
+        self.on_due: Callable[[str, int], object] = lambda queue, after_ms: None
 
     # ---- consumers
 
@@ -159,10 +166,12 @@ class Feeds:
 
     def confirm(self, feed: Feed, report: Report) -> None:
         """``confirm.lua``."""
+        self._expect_dead_letters(feed, report)
         self._ask(feed, "confirm", commands.confirm_arguments(self._daemon, report), feed.confirmed)
 
     def leave(self, feed: Feed, report: Report) -> None:
         """``leave.lua``, as often as it wants."""
+        self._expect_dead_letters(feed, report)
         arguments = commands.leave_arguments(self._daemon, report)
 
         def answer(reply: int) -> None:
@@ -173,6 +182,11 @@ class Feeds:
             self._forget_if_idle(feed)
 
         self._ask(feed, "leave", arguments, answer)
+
+    def _expect_dead_letters(self, feed: Feed, report: Report) -> None:
+        """Where a lease ended that was the last: the outbox is to be looked at."""
+        if any(settled.over for settled in report.settled):
+            self.on_due(feed.queue, OUTBOX_MS)
 
     def _ask(
         self, feed: Feed, script: str, arguments: list[bytes], answer: Callable[[Any], None]

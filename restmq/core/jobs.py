@@ -9,6 +9,7 @@ What time brings (leases that end, delayed messages that are due) is `restmq.cor
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,12 +21,21 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from restmq.core import asking, commands
-from restmq.core.queues import MAX_BYTES, MAX_MESSAGES, Queues
+from restmq.core.queues import MAX_BYTES, MAX_MESSAGES, Once, Queues
 from restmq.core.reaper import Reaper
 from restmq.core.receipts import LEASED, Receipt
 from restmq.core.scripted import QueueScripts
 from restmq.core.wire import decode_entry
-from restmq.errors import Limited, QueueFull, RateLimited, StoreError
+from restmq.errors import (
+    Limited,
+    OutcomeUnknown,
+    QueueFull,
+    RateLimited,
+    StoreAway,
+    StoreError,
+    StoreFull,
+    StoreRefused,
+)
 from restmq.message import Message, Mode, NewMessage, Put
 from restmq.redis.connection import Store
 from restmq.redis.pipeline import encode, encode_arguments
@@ -36,6 +46,14 @@ SOON_MS = 1000
 
 CLOCK_MS = 20
 """What we take the store's clock for may be off by so much."""
+
+UNPUT = {
+    StoreAway: "store_away",
+    OutcomeUnknown: "outcome_unknown",
+    StoreFull: "store_full",
+    StoreRefused: "store_refused",
+}
+"""The errors of messages whose call met a StoreError while others of their batch are in."""
 
 MAX_REASON = 1000
 """Bytes of what is kept of a reason."""
@@ -90,6 +108,20 @@ Verb = Ack | Nack | Extend | _Undo
 UNDO = _Undo()
 
 
+STALE, COUNTED, WAS_STALE, HAD_COUNTED, KEY_REUSED = range(5)
+"""What settle.lua and ack.lua say of a receipt; the last three only where there is a key."""
+
+
+class Outcome(NamedTuple):
+    """What became of receipts: "" for each that counted, else ``stale_receipt`` or ``key_reused``.
+
+    ``replayed``: it was said before, under the same key, and this is the answer of then.
+    """
+
+    codes: list[str]
+    replayed: bool
+
+
 class Asked(NamedTuple):
     """What an ask brought; ``retry_ms``: try again then, whatever comes (0: when something comes)."""
 
@@ -112,6 +144,15 @@ class _Verdicts:
         self.arguments: list[bytes] = []
         self.waiting: list[tuple[int, Callable[[StoreError | list[int]], None]]] = []
         self.count = 0
+
+    def take(
+        self, receipts: Sequence[Receipt], answered: Callable[[StoreError | list[int]], None]
+    ) -> None:
+        """These too; ``answered`` hears what became of each."""
+        self.count += len(receipts)
+        for _, epoch, pos, number in receipts:
+            self.arguments += [b"%d" % epoch, b"%d" % (pos - LEASED), b"%d" % number]
+        self.waiting.append((len(receipts), answered))
 
 
 class Jobs:
@@ -150,26 +191,20 @@ class Jobs:
     ) -> Deferred[list[Put]]:
         """Put messages in, each by itself, in their order; what became of each.
 
-        A new queue gets this mode. Up to MAX_MESSAGES or MAX_BYTES of them are put in together. Fails
-        with the first StoreError; what came before it in the list may be in.
+        A new queue gets this mode. Up to MAX_MESSAGES or MAX_BYTES of them are put in together. Where some of
+        these calls met a StoreError, their messages have it as error (UNPUT). Fails with a StoreError when
+        all did: OutcomeUnknown if any did.
         """
         if len(messages) == 1 and _is_plain(messages[0]):
             return self._put_plain(queue, messages[0], mode)
         result: Deferred[list[Put]] = Deferred()
         parts = list(_parts(messages))
-        done: list[list[Put]] = [[] for _ in parts]
-        left = len(parts)
+        answers: dict[int, list[Put] | StoreError] = {}
 
         def answered(place: int, answer: list[Put] | StoreError) -> None:
-            nonlocal left
-            left -= 1
-            if isinstance(answer, StoreError):
-                if not result.called:
-                    result.errback(answer)
-                return
-            done[place] = answer
-            if left == 0 and not result.called:
-                result.callback([put for part in done for put in part])
+            answers[place] = answer
+            if len(answers) == len(parts):
+                _answer_all(result, [(parts[at], answers[at]) for at in range(len(parts))])
 
         if not parts:
             result.callback([])
@@ -289,13 +324,34 @@ class Jobs:
     def settle(self, receipts: Sequence[Receipt], verb: Verb) -> Deferred[list[bool]]:
         """Say what became of messages; for each receipt whether it counted. A stale one changes nothing.
 
-        They may be of several queues, and of messages that a stream handed out: those are not extended.
+        They may be of several queues, and of messages that a stream handed out.
         Fails with the first StoreError; some may have counted.
         """
-        result: Deferred[list[bool]] = Deferred()
-        counted = [False] * len(receipts)
+        settled = self._settle_all(receipts, verb, b"")
+        return settled.addCallback(lambda words: [word == COUNTED for word in words])
+
+    def settle_once(self, receipts: Sequence[Receipt], verb: Verb, key: bytes) -> Deferred[Outcome]:
+        """The same, under the digest of an idempotency key: a repeat changes nothing more.
+
+        Each queue keeps the answer by itself, as long as its setting ``dedup`` says, if any of its receipts counted.
+        With another word or other receipts under the same key nothing counts there. At most MAX_MESSAGES receipts.
+        """
+
+        def read(words: list[int]) -> Outcome:
+            codes = {COUNTED: "", HAD_COUNTED: "", KEY_REUSED: "key_reused"}
+            replayed = any(word in (WAS_STALE, HAD_COUNTED) for word in words)
+            return Outcome([codes.get(word, "stale_receipt") for word in words], replayed)
+
+        return self._settle_all(receipts, verb, key).addCallback(read)
+
+    def _settle_all(
+        self, receipts: Sequence[Receipt], verb: Verb, key: bytes
+    ) -> Deferred[list[int]]:
+        result: Deferred[list[int]] = Deferred()
+        counted = [STALE] * len(receipts)
         parts = _by_queue(receipts)
         left = len(parts)
+        fingerprint = _fingerprint(receipts, verb) if key else b""
 
         def answered(places: list[int], reply: StoreError | Sequence[int]) -> None:
             nonlocal left
@@ -305,7 +361,7 @@ class Jobs:
                     result.errback(reply)
                 return
             for place, one in zip(places, reply, strict=True):
-                counted[place] = one == 1
+                counted[place] = one
             if left == 0 and not result.called:
                 result.callback(counted)
 
@@ -313,14 +369,19 @@ class Jobs:
             result.callback(counted)
         for queue, leased, places in parts:
             some = [receipts[place] for place in places]
+            once = self._once(queue, leased, key, fingerprint)
             if leased:
-                self._settle(queue, verb, some, partial(answered, places))
-            elif isinstance(verb, Extend):
-                answered(places, [0] * len(places))
+                self._settle(queue, verb, some, partial(answered, places), once)
             else:
                 words, told = _dealt_words(verb), partial(answered, places)
-                self._queues.acknowledge_dealt(queue, words, some, told)
+                self._queues.acknowledge_dealt(queue, words, some, told, once)
         return result
+
+    def _once(self, queue: str, leased: bool, key: bytes, fingerprint: bytes) -> Once | None:
+        if not key:
+            return None
+        digest = (b"s" if leased else b"a") + key
+        return Once(self._scripts.keys.idempotency(queue, digest), fingerprint)
 
     def _settle(
         self,
@@ -328,20 +389,24 @@ class Jobs:
         verb: Verb,
         receipts: Sequence[Receipt],
         answered: Callable[[StoreError | list[int]], None],
+        once: Once | None,
     ) -> None:
+        if once:
+            batch = _Verdicts()
+            batch.take(receipts, answered)
+            self._send_verdicts(queue, verb, batch, once)
+            return
         turn = self._verdicts.get((queue, verb))
         if turn is None:
             turn = self._verdicts[queue, verb] = [_Verdicts()]
             self._schedule()
         if turn[-1].count + len(receipts) > MAX_MESSAGES:
             turn.append(_Verdicts())
-        batch = turn[-1]
-        batch.count += len(receipts)
-        for _, epoch, pos, number in receipts:
-            batch.arguments += [b"%d" % epoch, b"%d" % (pos - LEASED), b"%d" % number]
-        batch.waiting.append((len(receipts), answered))
+        turn[-1].take(receipts, answered)
 
-    def _send_verdicts(self, queue: str, verb: Verb, batch: _Verdicts) -> None:
+    def _send_verdicts(
+        self, queue: str, verb: Verb, batch: _Verdicts, once: Once | None = None
+    ) -> None:
         word, number, reason = _words(verb)
         if isinstance(verb, Nack):
             self._reaper.expect(queue, number if number > 0 else SOON_MS)
@@ -349,6 +414,10 @@ class Jobs:
             self._reaper.expect(queue, number)
         chance = b"%f" % random.random()  # noqa: S311 - for the jitter of a delay
         arguments = [word, b"%d" % number, reason, chance, *batch.arguments]
+        keys = []
+        if once:
+            keys = [once.key]
+            arguments.append(once.fingerprint)
 
         def replied(reply: Any) -> None:
             if isinstance(reply, StoreError):
@@ -365,7 +434,9 @@ class Jobs:
                 answered(reply[start : start + count])
                 start += count
 
-        self._store.send(self._scripts.call("settle", queue, arguments), replied)
+        encoded = encode_arguments(*arguments)
+        command = self._scripts.call_encoded("settle", queue, len(arguments), encoded, keys)
+        self._store.send(command, replied)
 
     # ---- the turn
 
@@ -428,17 +499,38 @@ class Jobs:
         self._reaper.expect(queue, 0)
 
         def moved(reply: Any) -> int:
-            if reply:
+            if reply[0]:
                 self._reaper.hurry(queue)
-            return int(reply)
+            return int(reply[0])
 
-        return self._queues.once("redrive", queue, [to.encode("utf-8"), b"%d" % limit], moved)
+        arguments = [to.encode("utf-8"), b"%d" % limit]
+        return self._queues.until_complete("redrive", queue, arguments, lambda r: r[1] == 1, moved)
 
     def _look(
         self, script: str, queue: str, arguments: list[bytes], value: Callable[[Any], Any]
     ) -> Deferred[Any]:
         command = self._scripts.call(script, queue, arguments)
         return asking.ask(self._store.read, command).addCallback(value)
+
+
+def _answer_all(
+    result: Deferred[list[Put]],
+    parts: Sequence[tuple[Sequence[NewMessage], list[Put] | StoreError]],
+) -> None:
+    """What became of the messages of all calls."""
+    errors = [answer for _, answer in parts if isinstance(answer, StoreError)]
+    if len(errors) == len(parts):
+        unknown = (error for error in errors if isinstance(error, OutcomeUnknown))
+        result.errback(next(unknown, errors[0]))
+        return
+    puts: list[Put] = []
+    for messages, answer in parts:
+        if isinstance(answer, StoreError):
+            word = UNPUT.get(type(answer), UNPUT[StoreRefused])
+            puts += [Put(error=word)] * len(messages)
+        else:
+            puts += answer
+    result.callback(puts)
 
 
 def _is_plain(message: NewMessage) -> bool:
@@ -486,9 +578,15 @@ def _words(verb: Verb) -> tuple[bytes, int, bytes]:
             return b"undo", 0, b""
 
 
+def _fingerprint(receipts: Sequence[Receipt], verb: Verb) -> bytes:
+    """What two calls under one key have in common if the second is a repeat."""
+    said = repr((_words(verb), [tuple(receipt) for receipt in receipts]))
+    return hashlib.blake2b(said.encode(), digest_size=16).digest()
+
+
 def _dealt_words(verb: Verb) -> tuple[bytes, int, bytes]:
     word, number, reason = _words(verb)
-    return (b"ack" if word == b"ack" else b"nack"), number, reason
+    return (b"nack" if word == b"undo" else word), number, reason
 
 
 def cut(reason: str) -> bytes:

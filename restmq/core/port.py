@@ -37,8 +37,14 @@ class Consumer(Protocol):
     def returns(self) -> bool:
         """See above; it never changes."""
 
-    def due(self) -> float:
-        """When a message that is handed out now must be acknowledged; asked of ``acks`` only."""
+    def due(self, lease_ms: int | None = None) -> float:
+        """When a message that is handed out now must be acknowledged; asked of ``acks`` only.
+
+        ``lease_ms`` counts instead of the lease of the stream.
+        """
+
+    def leases_changed(self) -> None:
+        """A lease was extended: what is due first may be something else, at another time."""
 
     def deliver(self, batch: Batch) -> bool:
         """Take messages; True if every byte is with the kernel, else `Feed.drained` is called later."""
@@ -89,7 +95,8 @@ class Window(NamedTuple):
 class Settled(NamedTuple):
     """What this daemon is through with of a dealt chunk, by message id.
 
-    ``done`` were got, ``back`` nobody here got; ``whole``: all that is not in ``back`` is done.
+    ``done`` were got, ``back`` nobody here got, of ``over`` the lease ended; ``whole``: all that is neither in
+    ``back`` nor in ``over`` is done.
     Said twice it changes nothing more, and ids that left the chunk meanwhile are passed over.
     """
 
@@ -97,6 +104,7 @@ class Settled(NamedTuple):
     whole: bool
     done: list[int]
     back: list[int]
+    over: tuple[int, ...] = ()
 
 
 class Report(NamedTuple):

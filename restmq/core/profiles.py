@@ -9,17 +9,17 @@ lately itself, since it may have made one of them with the settings of before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 import orjson
-from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from restmq.core.asking import ask, first_error
+from restmq.core.asking import ask
 from restmq.core.scripted import KEPT
 from restmq.errors import BadRequest, StoreError
 from restmq.message import Mode
@@ -64,10 +64,11 @@ class Profiles:
         self._creation: dict[tuple[str, Mode | None], str] = {}
         self.names: Callable[[], Deferred[list[str]]]
         self.listed: Callable[[], Collection[str]]
-        self.apply: Callable[[str], Any]
+        self.apply: Callable[[Sequence[str]], Any]
         self._loaded = False
         self._unapplied: tuple[int, bytes] | None = None
         self._busy = False
+        self._changing = 0
 
     # ---- changes
 
@@ -83,15 +84,22 @@ class Profiles:
         return await self._change(name, b"")
 
     async def _change(self, name: str, text: bytes) -> bool:
-        before = await self.current()
+        before = applied = await self.current()
         arguments = (self._key, name.encode(), text, b"%d" % self._most)
         command = encode(b"EVALSHA", self._script.sha, b"1", *arguments)
-        version, was = await ask(self._store.send, command)
-        if text and version == b"0":
-            raise TooManyProfiles(f"there are {self._most} profiles already (--max-profiles)")
+        self._changing += 1
+        try:
+            version, was = await ask(self._store.send, command)
+            if text and version == b"0":
+                raise TooManyProfiles(f"there are {self._most} profiles already (--max-profiles)")
+            if text or was:
+                await self._load()
+                applied = self.table
+                await self._sweep(lambda queue: before.of(queue) != self.table.of(queue))
+        finally:
+            self._changing -= 1
+            self._apply_since(applied)  # what others changed while we were at it
         if text or was:
-            await self._load()
-            await self._sweep(lambda queue: before.of(queue) != self.table.of(queue))
             await self._say_applied(int(version))
         return bool(was)
 
@@ -141,23 +149,30 @@ class Profiles:
     def _replace(self, table: Table) -> None:
         before, self.table = self.table, table
         self._creation.clear()
-        stale = [queue for queue in self.listed() if before.of(queue) != table.of(queue)]
-        if stale:
-            self._in_background(self._apply_all(stale))
+        if not self._changing:  # else it is done at the end of the change
+            self._apply_since(before)
 
     # ---- applying
 
+    def _apply_since(self, before: Table) -> None:
+        """To what this daemon puts into, and may have made with the settings of before."""
+        table = self.table
+        if before is not table:
+            stale = [queue for queue in self.listed() if before.of(queue) != table.of(queue)]
+            self._in_background(self._apply_all(stale))
+
     async def _sweep(self, concerned: Callable[[str], bool]) -> None:
-        names = await self.names()
+        names = sorted({*await self.names(), *self.listed()})
         for start in range(0, len(names), AT_ONCE):
             progress = b"%d %d" % (self.table.version, start)
             await ask(self._store.send, encode(b"HSET", self._key, PROGRESS, progress))
-            await self._apply_all(filter(concerned, names[start : start + AT_ONCE]))
+            await self.apply(list(filter(concerned, names[start : start + AT_ONCE])))
             await deferLater(self._clock, 0)
 
-    async def _apply_all(self, queues: Iterable[str]) -> None:
-        applied = [ensureDeferred(self.apply(queue)) for queue in queues]
-        await gatherResults(applied, consumeErrors=True).addErrback(first_error)
+    async def _apply_all(self, queues: Sequence[str]) -> None:
+        for start in range(0, len(queues), AT_ONCE):
+            await self.apply(queues[start : start + AT_ONCE])
+            await deferLater(self._clock, 0)
 
     async def _say_applied(self, version: int) -> None:
         await ask(self._store.send, encode(b"HSET", self._key, APPLIED, b"%d" % version))

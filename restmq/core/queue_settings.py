@@ -6,18 +6,18 @@ A change is worked out here, from what the store has (`restmq.rules.queue_settin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
 from twisted.internet.defer import Deferred
 
-from restmq.core.asking import ask
+from restmq.core.asking import ask, ask_all
 from restmq.core.census import Census
 from restmq.core.scripted import QueueScripts
 from restmq.errors import StoreRefused
 from restmq.redis.connection import Store
-from restmq.redis.pipeline import encode
+from restmq.redis.pipeline import encode_arguments
 from restmq.rules import queue_settings
 from restmq.rules.profiles import Table
 from restmq.rules.queue_settings import JOBS, KEPT, Changes, Merged, Stored
@@ -26,6 +26,8 @@ TRIES: Final = 100
 """So often a change is worked out again because somebody else changed the same queue meanwhile."""
 
 _ASKED: Final = (*KEPT, "rev", "id", "dlq")
+_HMGET: Final = encode_arguments(b"HMGET")
+_FIELDS: Final = encode_arguments(*(field.encode() for field in _ASKED))
 CHANGED, NEWER_PROFILES = 1, 2
 """Answers of settings.lua."""
 
@@ -92,42 +94,73 @@ class QueueSettings:
                 return
         raise StoreRefused(f"the settings of {queue!r} are changed by others all the time")
 
-    async def _stored(self, queue: str) -> Stored:
-        base = self._scripts.keys.base(queue)
-        reply = await ask(self._store.send, encode(b"HMGET", base, *(f.encode() for f in _ASKED)))
-        found = {
-            name: text.decode("utf-8")
-            for name, text in zip(_ASKED, reply, strict=True)
-            if text is not None
-        }
-        known = "id" in found
-        return Stored(
-            known,
-            frozenset(filter(None, found.get("own", "").split(","))),
-            {name: found[name] for name in KEPT if name in found},
-            found.get("born", ""),
-            found.get("rev", "") + ("+" if known else "-"),
-            "dlq" in found,
-        )
+    async def apply_all(self, queues: Sequence[str]) -> None:
+        """Bring queues up to date with the profiles: they are read together, and written together."""
+        replies = await ask_all(self._store.send, [self._look_at(queue) for queue in queues])
+        table, written, commands = self._table(), [], []
+        for queue, reply in zip(queues, replies, strict=True):
+            stored = _read(reply)
+            if stored.known:
+                merged = _merged(queue, table, stored, stored.own_fields)
+                command = self._writing(queue, stored, merged, table)
+                if command:
+                    written.append(queue)
+                    commands.append(command)
+        answers = await ask_all(self._store.send, commands)
+        for queue, answer in zip(written, answers, strict=True):
+            if answer != CHANGED:  # somebody changed it meanwhile
+                await self.apply(queue)
 
-    async def _write(self, queue: str, stored: Stored, merged: Merged, table: Table) -> bool:
-        """Write what differs; False: it must be worked out again."""
+    def _look_at(self, queue: str) -> bytes:
+        base = self._scripts.keys.base(queue)
+        return b"*%d\r\n%b%b%b" % (2 + len(_ASKED), _HMGET, encode_arguments(base), _FIELDS)
+
+    async def _stored(self, queue: str) -> Stored:
+        return _read(await ask(self._store.send, self._look_at(queue)))
+
+    def _writing(self, queue: str, stored: Stored, merged: Merged, table: Table) -> bytes:
+        """The command that writes what differs; nothing if nothing does."""
         wanted = queue_settings.effective(merged)
         if not stored.known:
             wanted["id"] = "0"
         changes = _differences(stored.fields, wanted)
         if not changes:
-            return True
+            return b""
         if table.version:
             changes["pv"] = str(table.version)
         version = b"%d" % table.version
         arguments = [stored.token.encode(), version, b"", *_pairs(changes)]
-        answer = await ask(self._store.send, self._scripts.call("settings", queue, arguments))
+        return self._scripts.call("settings", queue, arguments)
+
+    async def _write(self, queue: str, stored: Stored, merged: Merged, table: Table) -> bool:
+        """Write what differs; False: it must be worked out again."""
+        command = self._writing(queue, stored, merged, table)
+        if not command:
+            return True
+        answer = await ask(self._store.send, command)
         if answer == NEWER_PROFILES:
             await self._newer_profiles()
         elif answer == CHANGED and not stored.known:
             self._made(queue)
         return bool(answer == CHANGED)
+
+
+def _read(reply: Sequence[bytes | None]) -> Stored:
+    """What the hash of a queue says of its settings."""
+    found = {
+        name: text.decode("utf-8")
+        for name, text in zip(_ASKED, reply, strict=True)
+        if text is not None
+    }
+    known = "id" in found
+    return Stored(
+        known,
+        frozenset(filter(None, found.get("own", "").split(","))),
+        {name: found[name] for name in KEPT if name in found},
+        found.get("born", ""),
+        found.get("rev", "") + ("+" if known else "-"),
+        "dlq" in found,
+    )
 
 
 def own_arguments(fields: Mapping[str, int]) -> list[bytes]:

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from restmq.core import commands
 from restmq.core.asking import ask
+from restmq.core.packs import Pack
 from restmq.core.queue_settings import own_arguments
 from restmq.core.receipts import Receipt
 from restmq.core.scripted import KEPT, QueueScripts
@@ -79,6 +80,15 @@ class _Adds:
         self.size = 0
         self.mode: Mode | None = None
 
+    def arguments(self) -> tuple[bytes, int, bytes]:
+        """What add.lua is told of them: ARGV 3, how many more there are, and these, encoded."""
+        return encode_ttls(self.ttls), len(self.ttls), b"".join(self.payloads)
+
+    def each_payload(self) -> list[bytes]:
+        """The payload of each as an argument of put.lua, encoded."""
+        joined = b"".join(self.payloads)
+        return _split_arguments(joined) if len(self.ttls) > len(self.payloads) else self.payloads
+
     def added(self, first: int) -> None:
         """They are in, with ids from this one on."""
         for number, deferred in enumerate(self.waiting, first):
@@ -121,6 +131,36 @@ class _Many(_Adds):
         self.answer(puts[0].id if bad is None else refusal(bad))
 
 
+class _Packs(_Many):
+    """Messages that are put in as packs."""
+
+    __slots__ = ("packs",)
+
+    def __init__(self, answer: Callable[[int | StoreError], None], packs: Sequence[Pack]) -> None:
+        super().__init__(answer, limits=False)
+        self.packs = packs
+        self.ttls = [0] * sum(pack.messages for pack in packs)
+
+    def arguments(self) -> tuple[bytes, int, bytes]:
+        return b"packs", len(self.packs), encode_arguments(*[p.encoded() for p in self.packs])
+
+    def each_payload(self) -> list[bytes]:
+        bodies = [body for pack in self.packs for body in pack.bodies()]
+        return [encode_arguments(encode_payload(body, None)) for body in bodies]
+
+
+def _answers(done: Deferred[int]) -> Callable[[int | StoreError], None]:
+    """Fires it with the first id, or fails it."""
+
+    def answer(first: int | StoreError) -> None:
+        if isinstance(first, StoreError):
+            done.errback(first)
+        else:
+            done.callback(first)
+
+    return answer
+
+
 def refusal(put: Put) -> StoreError:
     """The error of a message that its queue did not take."""
     if put.error == "rate_limited":
@@ -138,6 +178,13 @@ class _Said(NamedTuple):
     arguments: bytes
 
 
+class Once(NamedTuple):
+    """A key of the store that keeps the first answer, and what a call must have in common to be a repeat."""
+
+    key: bytes
+    fingerprint: bytes
+
+
 class _Acks:
     """Acknowledgements of messages of one queue that this turn brought."""
 
@@ -147,6 +194,14 @@ class _Acks:
         self.arguments: list[bytes] = []
         self.count = 0
         self.waiting: list[tuple[int, Callable[[StoreError | list[int]], None]]] = []
+
+    def take(
+        self, receipts: Sequence[Receipt], answered: Callable[[StoreError | list[int]], None]
+    ) -> None:
+        """These too; ``answered`` hears what became of each."""
+        self.count += len(receipts)
+        self.arguments += [b"%d" % number for receipt in receipts for number in receipt[1:]]
+        self.waiting.append((len(receipts), answered))
 
 
 class Queues:
@@ -216,21 +271,22 @@ class Queues:
         behind what was added before.
         """
         done: Deferred[int] = Deferred()
-
-        def answer(first: int | StoreError) -> None:
-            if isinstance(first, StoreError):
-                done.errback(first)
-            else:
-                done.callback(first)
-
-        batch = _Many(answer, limits=False)
+        batch = _Many(_answers(done), limits=False)
         batch.payloads.append(
             "".join([f"${len(text) + 1}\r\n\0{text}\r\n" for text in texts]).encode("ascii")
         )
         batch.ttls = [0] * len(texts)
-        if self._flush_due:
-            self.flush()
-        self._send_adds(queue, batch)
+        self._send_at_once(queue, batch)
+        return done
+
+    def add_packs(self, queue: str, packs: Sequence[Pack]) -> Deferred[int]:
+        """Put the messages of packs in, as `add_texts` does with its own; bounds are the same.
+
+        They stay packs while nobody streams or observes the queue and it has no bounds; who reads sees no
+        difference.
+        """
+        done: Deferred[int] = Deferred()
+        self._send_at_once(queue, _Packs(_answers(done), packs))
         return done
 
     def add_many(
@@ -248,9 +304,7 @@ class Queues:
         batch.payloads = [_encoded_payload(message) for message in messages]
         batch.ttls = [message.ttl_ms for message in messages]
         batch.mode = mode
-        if self._flush_due:
-            self.flush()
-        self._send_adds(queue, batch)
+        self._send_at_once(queue, batch)
 
     def put(
         self,
@@ -309,14 +363,10 @@ class Queues:
 
     def _put_instead(self, queue: str, batch: _Adds) -> None:
         """The queue has bounds: the way in that knows them."""
-        joined = b"".join(batch.payloads)
-        payloads = (
-            _split_arguments(joined) if len(batch.ttls) > len(batch.payloads) else batch.payloads
-        )
         arguments = b"".join(
             [
                 encode_arguments(b"%d" % ttl, b"0", b"0", b"0", b"") + payload
-                for ttl, payload in zip(batch.ttls, payloads, strict=True)
+                for ttl, payload in zip(batch.ttls, batch.each_payload(), strict=True)
             ]
         )
 
@@ -329,15 +379,20 @@ class Queues:
         said = _Said([], batch.mode, "", len(batch.ttls), arguments)
         self._send_put(queue, said, answered)
 
+    def _send_at_once(self, queue: str, batch: _Adds) -> None:
+        """Behind what this turn brought before."""
+        if self._flush_due:
+            self.flush()
+        self._send_adds(queue, batch)
+
     def _send_adds(self, queue: str, batch: _Adds) -> None:
         if queue not in self._listed:
             self._list(queue)
         floor = self._floors.get(queue, 0)
         creation = self.creation_fields(queue, batch.mode).encode()
-        first_arguments = encode_arguments(b"%d" % floor, encode_ttls(batch.ttls), creation)
-        command = self._scripts.call_encoded(
-            "add", queue, 3 + len(batch.ttls), first_arguments + b"".join(batch.payloads)
-        )
+        how, number, arguments = batch.arguments()
+        first_arguments = encode_arguments(b"%d" % floor, how, creation)
+        command = self._scripts.call_encoded("add", queue, 3 + number, first_arguments + arguments)
         count = len(batch.ttls)
 
         def added(reply: Any) -> None:
@@ -426,24 +481,33 @@ class Queues:
         how: tuple[bytes, int, bytes],
         receipts: Sequence[Receipt],
         answered: Callable[[StoreError | list[int]], None],
+        once: Once | None = None,
     ) -> None:
-        """Say of up to MAX_MESSAGES messages that a stream handed out that they are done, or not: ack.lua.
+        """Say of up to MAX_MESSAGES messages that a stream handed out that they are done, or not, or take longer: ack.lua.
 
-        ``how`` is the word, the delay in ms and the reason. The answer is 1 or 0 (stale) for each. What a turn
-        brings for a queue is one call for each MAX_MESSAGES.
+        ``how`` is the word, the delay or the lease in ms and the reason. The answer is 1 or 0 (stale) for each, with ``once`` more
+        (ack.lua). What a turn brings for a queue is one call for each MAX_MESSAGES; what is said once is one by itself.
         """
+        if once:
+            batch = _Acks()
+            batch.take(receipts, answered)
+            self._send_acks(queue, how, batch, once)
+            return
         turn = self._acks.get((queue, how))
         if turn is None:
             turn = self._acks[queue, how] = [_Acks()]
             self._schedule()
         if turn[-1].count + len(receipts) > MAX_MESSAGES:
             turn.append(_Acks())
-        batch = turn[-1]
-        batch.count += len(receipts)
-        batch.arguments += [b"%d" % number for receipt in receipts for number in receipt[1:]]
-        batch.waiting.append((len(receipts), answered))
+        turn[-1].take(receipts, answered)
 
-    def _send_acks(self, queue: str, how: tuple[bytes, int, bytes], batch: _Acks) -> None:
+    def _send_acks(
+        self,
+        queue: str,
+        how: tuple[bytes, int, bytes],
+        batch: _Acks,
+        once: Once | None = None,
+    ) -> None:
         def replied(reply: Any) -> None:
             start = 2
             if not isinstance(reply, StoreError) and (int(reply[0]) or reply[1]):
@@ -454,11 +518,16 @@ class Queues:
                 start += count
 
         word, delay, reason = how
-        if word != b"ack":
+        if word == b"nack":
             self.on_due(queue, max(delay, 1000))
         chance = b"%f" % random.random()  # noqa: S311 - for the jitter of a delay
-        arguments = [word, b"%d" % delay, reason, chance, *batch.arguments]
-        self._store.send(self._scripts.call("ack", queue, arguments), replied)
+        arguments, keys = [word, b"%d" % delay, reason, chance, *batch.arguments], []
+        if once:
+            arguments.append(once.fingerprint)
+            keys.append(once.key)
+        encoded = encode_arguments(*arguments)
+        command = self._scripts.call_encoded("ack", queue, len(arguments), encoded, keys)
+        self._store.send(command, replied)
 
     # ---- the turn
 
@@ -488,13 +557,13 @@ class Queues:
 
     def peek(self, queue: str) -> Deferred[Peeked | None]:
         """Look at the oldest message, counting the looks."""
-        return self._until_complete(
+        return self.until_complete(
             "peek", queue, [], lambda r: r[1] == 1, lambda r: commands.peek_answer(queue, r)
         )
 
     def delete(self, queue: str, number: int) -> Deferred[bool]:
         """Delete a waiting message; its place in the queue stays and is handed out empty."""
-        return self._until_complete(
+        return self.until_complete(
             "delete", queue, [b"%d" % number], lambda r: r[1] == 1, lambda r: bool(r[0] == 1)
         )
 
@@ -586,9 +655,9 @@ class Queues:
         self, script: str, queue: str, arguments: list[bytes], value: Callable[[Any], T]
     ) -> Deferred[T]:
         """Call a script once, after what was asked before it; its reply as a value."""
-        return self._until_complete(script, queue, arguments, lambda r: False, value)
+        return self.until_complete(script, queue, arguments, lambda r: False, value)
 
-    def _until_complete(
+    def until_complete(
         self,
         script: str,
         queue: str,

@@ -11,7 +11,7 @@ from restmq.redis.scripts import Script
 KEPT = 100_000
 """How many queues' encoded keys are kept; the oldest go first."""
 
-KEYS = 14
+KEYS = 15
 """How many keys every script gets."""
 
 SERVER_CLOCK = b"$1\r\n0\r\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from restmq.message import Message
@@ -153,12 +154,28 @@ def chunk_numbers(chunk: bytes) -> tuple[int, ...]:
     return struct.unpack_from(f">{count}I", chunk, _CHUNK_HEAD + 4 * count)
 
 
-def mark_pairs(mark: bytes) -> tuple[int, list[tuple[int, int]]]:
-    """The mark ``A`` on a daemon's channel: epoch, and (position of the chunk, id) of each message."""
+class Mark(NamedTuple):
+    """What the store tells a daemon of messages it has in hand: (position of the chunk, id) of each.
+
+    ``lease_ms`` None: they are out no more; else they are leased so long from now.
+    """
+
+    epoch: int
+    lease_ms: int | None
+    pairs: list[tuple[int, int]]
+
+
+def decode_mark(mark: bytes) -> Mark | None:
+    """The mark ``A`` or ``E`` on a daemon's channel (ack.lua); None for what is none."""
+    extends = mark[:1] == b"E"
+    if not extends and mark[:1] != b"A":
+        return None
     numbers = [int.from_bytes(mark[at : at + 7], "big") for at in range(1, len(mark), 7)]
-    return numbers[0], list(zip(numbers[1::2], numbers[2::2], strict=True))
+    start = 2 if extends else 1
+    pairs = list(zip(numbers[start::2], numbers[start + 1 :: 2], strict=True))
+    return Mark(numbers[0], numbers[1] if extends else None, pairs)
 
 
-def encode_numbers(numbers: list[int]) -> bytes:
+def encode_numbers(numbers: Sequence[int]) -> bytes:
     """Ids or positions as scripts read them, seven bytes each."""
     return b"".join([number.to_bytes(7, "big") for number in numbers])

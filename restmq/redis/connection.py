@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import hiredis
 import txredisapi
+from OpenSSL import SSL
+from service_identity import VerificationError
 from twisted.application.internet import ClientService
 from twisted.internet import endpoints, ssl, task
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.error import ConnectionAborted
 from twisted.logger import (
     FilteringLogObserver,
     Logger,
@@ -94,7 +97,7 @@ class _Connection(txredisapi.RedisProtocol):
             if isinstance(reply, StoreError):
                 if not self._refused:
                     self._refused = True
-                    self._owner.refused(reply)
+                    self._owner.refused(str(reply))
                     self._abort()
             elif left == 0 and not self._refused:
                 self._usable()
@@ -161,9 +164,45 @@ class _Connection(txredisapi.RedisProtocol):
         """Fail what was under way."""
         if self._watch is not None and self._watch.running:
             self._watch.stop()
+        if not (self._ready or self._refused):
+            self._refused = True
+            self._owner.cut_short(why)
         self._owner.lost(self)
         super().connectionLost(why)
         self.pipeline.lost()
+
+
+def _reason(error: BaseException | None, address: StoreAddress) -> str:
+    """Why a connection ended before it was usable, in words for the operator."""
+    if isinstance(error, SSL.Error) and error.args:
+        return "TLS: " + ", ".join(str(reason) for *_, reason in error.args[0])
+    if isinstance(error, VerificationError):
+        return "TLS: its certificate is for another name"
+    reason = "it ends the connection without a word"
+    is_plain = address.path is None and not address.tls
+    return f"{reason}; one that speaks TLS wants rediss://" if is_plain else reason
+
+
+class _Complaint:
+    """What is said of a store that refuses us: once for each reason, not for each connection."""
+
+    log = Logger()
+
+    def __init__(self, address: StoreAddress) -> None:
+        self._address = address
+        self._said = ""
+
+    def say(self, reason: str) -> None:
+        """Tell the operator, if this is news."""
+        if reason != self._said:
+            self._said = reason
+            self.log.error(
+                "the store at {address} refuses us: {reason}", address=self._address, reason=reason
+            )
+
+    def is_over(self) -> None:
+        """A connection is usable: should it be refused again, that is news."""
+        self._said = ""
 
 
 class _Channel(_Connection):
@@ -214,7 +253,6 @@ class _Channel(_Connection):
 class _Factory(txredisapi.RedisFactory):
     """Keeps one connection up; txredisapi does the trying again."""
 
-    log = Logger()
     initialDelay = 0.05  # noqa: N815 - txredisapi's names
     maxDelay = 1.0  # noqa: N815
     factor = 2.0
@@ -225,8 +263,10 @@ class _Factory(txredisapi.RedisFactory):
         self,
         clock: IReactorTime,
         address: StoreAddress,
+        complaint: _Complaint,
         scripts: Iterable[Script],
         changed: Callable[[_Factory], None],
+        *,
         heard: Callable[[Any], None] | None = None,
     ) -> None:
         """``changed`` is called when the connection is usable or lost; ``heard`` gets messages."""
@@ -237,7 +277,7 @@ class _Factory(txredisapi.RedisFactory):
         self._scripts = list(scripts)
         self._changed = changed
         self._heard = heard
-        self._complained = ""
+        self._complaint = complaint
         self._leaving = False
 
     def buildProtocol(self, addr: Any) -> _Connection:
@@ -264,13 +304,15 @@ class _Factory(txredisapi.RedisFactory):
         """The commands that load the scripts."""
         return [encode(b"SCRIPT", b"LOAD", script.source) for script in self._scripts]
 
-    def refused(self, error: StoreError) -> None:
-        """The server did not like the greeting: say so once for each reason."""
-        if str(error) != self._complained and not self._leaving:
-            self._complained = str(error)
-            self.log.error(
-                "the store at {address} refuses us: {error}", address=self._address, error=error
-            )
+    def refused(self, reason: str) -> None:
+        """The server did not like the greeting."""
+        if not self._leaving:
+            self._complaint.say(reason)
+
+    def cut_short(self, why: Failure) -> None:
+        """The connection ended before the greeting was answered."""
+        if not isinstance(why.value, ConnectionAborted):  # that was us, and said why
+            self.refused(_reason(why.value, self._address))
 
     def addConnection(self, conn: Any) -> None:  # noqa: N802 - txredisapi's name
         """Into txredisapi's pool, but not into the queue that hands out connections: nobody asks it."""
@@ -286,7 +328,7 @@ class _Factory(txredisapi.RedisFactory):
 
     def usable(self, connection: _Connection) -> None:
         """The greeting is answered."""
-        self._complained = ""
+        self._complaint.is_over()
         self.connection = connection
         self._changed(self)
 
@@ -318,10 +360,12 @@ class Store:
 
     def start(self, address: StoreAddress) -> None:
         """Connect, and stay connected."""
-        clock, scripts = self._reactor, self._scripts
-        self._writes = _Factory(clock, address, scripts, self._writes_changed)
-        self._reads = _Factory(clock, address, scripts, lambda _: None)
-        self._channel = _Factory(clock, address, (), self._channel_changed, self.on_message)
+        clock, scripts, said = self._reactor, self._scripts, _Complaint(address)
+        self._writes = _Factory(clock, address, said, scripts, self._writes_changed)
+        self._reads = _Factory(clock, address, said, scripts, lambda _: None)
+        self._channel = _Factory(
+            clock, address, said, (), self._channel_changed, heard=self.on_message
+        )
         self._factories = [self._writes, self._reads, self._channel]
         for factory in self._factories:
             factory.startConnecting(self._endpoint(address))

@@ -5,6 +5,7 @@ key                       type        holds
 ========================  ==========  ===================================================
 ``<p>{q}``                hash        numbers and settings of the queue (FIELDS in common.lua)
 ``<p>{q}:l``              list        waiting messages, oldest left
+``<p>{q}:f``              list        packs: messages behind those, many as one
 ``<p>{q}:w``              sorted set  broadcast window: chunks by the position they end at
 ``<p>{q}:r``              sorted set  round-robin window: dealt chunks
 ``<p>{q}:c``              hash        daemon -> what it confirmed, its deadline, its last chunk
@@ -65,7 +66,7 @@ _LOG_SUFFIXES = (
 )
 _SUFFIXES = (
     *(b"", b":l", b":w", b":r", b":c", b":t", b":m", b":h", b":p"),
-    *(b":y", b":j", b":x", b":d", b":k"),
+    *(b":y", b":j", b":x", b":d", b":k", b":f"),
 )
 
 

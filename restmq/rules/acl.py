@@ -34,7 +34,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from restmq.errors import BadAcl
 
@@ -134,6 +134,14 @@ class Acl:
 
 
 # -- addresses ------------------------------------------------------------------------
+
+
+class HasAcl(Protocol):
+    """Whoever knows the rules that are in force just now."""
+
+    @property
+    def acl(self) -> Acl:
+        """They change; ask each time."""
 
 
 class _Host(NamedTuple):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from restmq.hosts import is_loopback
-from restmq.settings import ConfigError, Configuration, is_endpoint
+from restmq.settings import ConfigError, Configuration, Settings, is_endpoint
 
 
 def exposed(listen: Iterable[str]) -> list[str]:
@@ -28,16 +28,20 @@ def _is_local(place: str) -> bool:
     return bool(interfaces) and is_loopback(re.sub(r"\\(.)", r"\1", interfaces[-1]))
 
 
+def needs_rules(settings: Settings) -> bool:
+    """Whether other machines can reach the broker and nobody said that all may come in."""
+    return bool(exposed(settings.listen)) and not settings.open
+
+
 def check_exposure(configuration: Configuration, restricted: bool) -> None:
     """Refuse to be open to other machines by accident.
 
     ``restricted`` says whether the access file has any rule or user. Raises ConfigError.
     """
     settings = configuration.settings
-    reachable = exposed(settings.listen)
-    if reachable and not restricted and not settings.open:
+    if needs_rules(settings) and not restricted:
         raise ConfigError(
-            f"listen ({configuration.sources['listen']}): {reachable[0]} can be reached from other "
+            f"listen ({configuration.sources['listen']}): {exposed(settings.listen)[0]} can be reached from other "
             "machines and no access rule is set: give --acl FILE with a rule or a user in it, or "
             "--open to let everybody in"
         )

@@ -131,7 +131,7 @@ class DeadLetters:
         return {
             "type": ["string", "boolean"],
             "minLength": 1,
-            "maxLength": 255,
+            "maxLength": 255 + len(DEAD),
             "not": {"const": True},
         }
 

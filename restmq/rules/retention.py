@@ -19,7 +19,7 @@ SHORT: Final = 1
 """The classes of events without a rule: of ``/v1`` and of ``/e/``."""
 
 MAX_AGE_MS: Final = 366 * 86_400_000
-MAX_BYTES: Final = 1 << 40
+MAX_BYTES: Final = (1 << 48) - 1
 _RULE: Final = re.compile(
     r"(?P<pattern>[^=]+)=(?P<age>[0-9]{1,9}(?:\.[0-9]{1,3})?)s?"
     r"(?::(?P<count>[0-9]{1,12})(?::(?P<bytes>[0-9]{1,14})(?P<unit>KiB|MiB|GiB|))?)?"

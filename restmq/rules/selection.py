@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from restmq.rules.topics import MANY, Pattern, Patterns, parse_pattern
 
 FEW: Final = 4
 """So many patterns are asked one by one; more are looked up together."""
+
+KEPT: Final = 4096
+"""Selections that were asked for last: pollers ask for the same ones again and again."""
+
+KEPT_PATTERNS: Final = 8
+"""A selection of more patterns is made anew each time."""
 
 
 class Selection:
@@ -35,11 +42,13 @@ class Selection:
         return self._hash
 
     @classmethod
+    @lru_cache(maxsize=KEPT)
     def exact(cls, topic: str) -> Selection:
         """One topic."""
         return cls(frozenset((topic,)), frozenset())
 
     @classmethod
+    @lru_cache(maxsize=KEPT)
     def parents(cls, topic: str) -> Selection:
         """A topic and all above it: of ``a.b.c`` also ``a.b`` and ``a``."""
         words = topic.split(".")
@@ -48,6 +57,7 @@ class Selection:
         )
 
     @classmethod
+    @lru_cache(maxsize=KEPT)
     def below(cls, topic: str) -> Selection:
         """A topic and all below it."""
         return cls(frozenset(), frozenset((Pattern((*topic.split("."), MANY)),)))
@@ -55,6 +65,15 @@ class Selection:
     @classmethod
     def matching(cls, patterns: Sequence[str]) -> Selection:
         """All that one of the patterns chooses. Raises BadRequest for what is none."""
+        return cls._few(*patterns) if len(patterns) <= KEPT_PATTERNS else cls._matching(patterns)
+
+    @classmethod
+    @lru_cache(maxsize=KEPT)
+    def _few(cls, *patterns: str) -> Selection:
+        return cls._matching(patterns)
+
+    @classmethod
+    def _matching(cls, patterns: Sequence[str]) -> Selection:
         parsed = [parse_pattern(pattern) for pattern in patterns]
         return cls(
             frozenset(pattern.text for pattern in parsed if pattern.exact),

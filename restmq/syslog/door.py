@@ -6,8 +6,8 @@ password keeps every sender out, since syslog has no way to show one. Nothing is
 
 from __future__ import annotations
 
+import os
 import socket
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, cast
 
@@ -17,10 +17,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError, ConnectionDone
 from twisted.internet.interfaces import (
     IAddress,
-    IListeningPort,
     IPushProducer,
     IReactorTime,
-    IReactorUDP,
     ITCPTransport,
 )
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
@@ -28,19 +26,21 @@ from twisted.internet.udp import Port
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from restmq.handover import Handed
 from restmq.hosts import ip_address
-from restmq.listening import Listening
-from restmq.rules.acl import UNIX, Access, Acl, Decision
+from restmq.inherited import Inherited
+from restmq.listening import Listening, spoken
+from restmq.rules.acl import UNIX, Access, Acl, Decision, HasAcl
 from restmq.rules.exposure import check_exposure
-from restmq.settings import ConfigError, Configuration, is_endpoint
-from restmq.syslog.framing import Framer, Frames
+from restmq.settings import Configuration
+from restmq.syslog.framing import Framer, Frames, Lines
+from restmq.syslog.held import UDP_BUFFER_BYTES, for_syslog, udp_refused
 from restmq.syslog.intake import Intake
 from restmq.syslog.messages import Encoder
 
 if TYPE_CHECKING:
     from twisted.internet.posixbase import PosixReactorBase
 
-    from restmq.acl_file import AclFile
     from restmq.core.broker import Broker
 
 LONGEST_LINE: Final = 65536
@@ -54,8 +54,6 @@ SWELLING: Final = 16
 """How many times as long as a line its message may be: six for control characters, and all of it twice."""
 
 DATAGRAM_BYTES: Final = 65536
-UDP_BUFFER_BYTES: Final = 4 * 1048576
-"""What is asked of the kernel; it gives at most net.core.rmem_max."""
 
 
 class SyslogDoor:
@@ -67,24 +65,26 @@ class SyslogDoor:
         self,
         reactor: PosixReactorBase,
         configuration: Configuration,
-        access: AclFile,
+        access: HasAcl,
         broker: Broker,
+        handed: Handed | None = None,
     ) -> None:
-        """Nothing is opened yet."""
+        """Nothing is opened yet. What a parent has ``handed`` on takes the place of all other ports."""
         settings = configuration.settings
         self.clock = cast("IReactorTime", reactor)
         self.limit = max(SHORTEST_LIMIT, min(LONGEST_LINE, settings.max_message_bytes // SWELLING))
         self.most_connections = min(MOST_CONNECTIONS, settings.max_connections)
-        self.intake = Intake(self.clock, broker.add_texts)
+        self.intake = Intake(self.clock, broker.add_texts, broker.add_packs)
         self.connections: set[Connection] = set()
         self.encoder = lru_cache(maxsize=1024)(self._encoder)
         self._by_hostname = settings.syslog_queue == "hostname"
         self._bsd_fields = settings.syslog_fields
         self._reactor = reactor
-        self._configuration = _for_syslog(configuration)
-        self._listening = Listening(reactor, self._configuration, "syslog-port")
+        self._handed = handed
+        self._configuration = for_syslog(configuration)
+        self._listening = self._ports()
         self._access = access
-        self._udp: list[IListeningPort] = []
+        self._udp: list[Port] = []
         self._said_refused = False
 
     def _encoder(self, host: str) -> Encoder:
@@ -94,35 +94,55 @@ class SyslogDoor:
     def _acl(self) -> Acl:
         return self._access.acl
 
+    def _ports(self) -> Listening:
+        if self._handed is None:
+            return Listening(self._reactor, self._configuration, "syslog-port")
+        streams = [place for place in self._handed.places if not place.datagrams]
+        handed = Handed(self._handed.first, streams)
+        return Inherited(self._reactor, self._configuration, handed)
+
     def open(self) -> None:
         """Listen everywhere. Raises ConfigError, one line that says what to do."""
+        if self._handed is not None:
+            self._listening.open(_Factory(self))
+            self._take_datagrams(self._handed)
+            return
         check_exposure(self._configuration, self._acl.restricts_anything)
         self._listening.open(_Factory(self))
-        for port in self._listening.ports:
-            at = port.getHost()
-            if isinstance(at, IPv4Address | IPv6Address):
-                self._open_udp(at)
+        for at in self._listening.addresses():
+            self._open_udp(at)
+
+    def _take_datagrams(self, handed: Handed) -> None:
+        """The parent's UDP sockets, which follow those that listen. They are not read yet."""
+        for descriptor, place in enumerate(handed.places, handed.first):
+            if place.datagrams:
+                port = self._reactor.adoptDatagramPort(  # type: ignore[no-untyped-call]
+                    descriptor, place.family, Datagrams(self), DATAGRAM_BYTES
+                )
+                os.close(descriptor)
+                port.stopReading()
+                self._udp.append(port)
+
+    def accept(self) -> None:
+        """Take what comes on the parent's sockets, from now on."""
+        cast("Inherited", self._listening).accept()
+        for port in self._udp:
+            port.startReading()  # type: ignore[no-untyped-call]
 
     def _open_udp(self, at: IPv4Address | IPv6Address) -> None:
         receiver = Datagrams(self)
         try:
-            port = cast("IReactorUDP", self._reactor).listenUDP(
-                at.port, receiver, at.host, DATAGRAM_BYTES
-            )
+            port = self._reactor.listenUDP(at.port, receiver, at.host, DATAGRAM_BYTES)  # type: ignore[no-untyped-call]
         except CannotListenError as error:
-            source = self._configuration.sources["syslog-port"]
-            raise ConfigError(
-                f"syslog-port ({source}): UDP port {at.port} of {at.host} can't be had: "
-                f"{error.socketError}"
-            ) from None
+            raise udp_refused(self._configuration, at, error.socketError) from None
         self._udp.append(port)
 
     def log_where(self) -> None:
         """Tell the operator where."""
         self._listening.log_where()
-        for port in self._udp:
-            at = cast("IPv4Address | IPv6Address", port.getHost())
-            self.log.info("listening on {host}:{port} (UDP)", host=at.host, port=at.port)
+        for port in self._udp if self._handed is None else ():
+            at = port.getHost()  # type: ignore[no-untyped-call]
+            self.log.info("listening on {at} (UDP)", at=spoken(at))
 
     def close(self) -> Deferred[None]:
         """Take nothing more; fires when what was taken is with the store."""
@@ -153,28 +173,11 @@ class SyslogDoor:
             )
         return decision is Decision.ALLOW
 
-    def put(self, source: Connection | Datagrams, host: str, frames: Frames) -> None:
+    def put(self, source: Connection | Datagrams, host: str, frames: Frames | Lines) -> None:
         """Give the intake what a source has read."""
         queues = self.encoder(host).encode(frames, self.clock.seconds())
         for queue, bodies in queues.items():
             self.intake.put(source, queue, bodies)
-
-
-def _for_syslog(configuration: Configuration) -> Configuration:
-    """The same with the syslog ports in the place of the HTTP ports."""
-    settings, sources = configuration.settings, dict(configuration.sources)
-    places = settings.syslog_listen
-    if places:
-        sources["listen"] = sources["syslog-listen"]
-    else:
-        places = tuple(place for place in settings.listen if not is_endpoint(place))
-    if not places:
-        raise ConfigError(
-            f"listen ({sources['listen']}): it names endpoints only, which are for HTTP: "
-            "give --syslog-listen"
-        )
-    settings = replace(settings, listen=places, port=settings.syslog_port)
-    return Configuration(settings, sources)
 
 
 def host_of(peer: IAddress) -> str:

@@ -7,6 +7,8 @@ templates put it there.
 
 What is longer than the limit is cut there, and the rest of it is passed over. No more than one
 message of that size is ever kept.
+
+Most of what comes is lines that begin with a priority, by the hundred: those stay one text (`Lines`).
 """
 
 from __future__ import annotations
@@ -27,6 +29,54 @@ class Frames(NamedTuple):
     cut: frozenset[int] = frozenset()
 
 
+HEAD_BYTES: Final = 7
+"""As much of a line as shows its priority and whether it is of RFC 5424: ``<191>1 ``."""
+
+_PLAIN: Final = bytes((32, 33, *range(35, 92), *range(93, 127)))
+"""What JSON does not escape."""
+
+
+class Lines(NamedTuple):
+    """Messages without an LF in them, each of which begins with ``<``, with an LF between them.
+
+    ``heads`` are the first HEAD_BYTES of each, every one once; ``plain``: JSON escapes nothing in them.
+    """
+
+    text: bytes
+    number: int
+    heads: frozenset[bytes]
+    plain: bool
+
+    @classmethod
+    def of(cls, text: bytes) -> Lines | None:
+        """The lines of this text; None if one does not begin with ``<``."""
+        odd = text.translate(None, _PLAIN)
+        breaks = odd.count(b"\n")
+        head = text[:HEAD_BYTES]
+        if not head.startswith(b"<"):
+            return None
+        if not breaks or (
+            len(head) == HEAD_BYTES and b"\n" not in head and text.count(b"\n" + head) == breaks
+        ):
+            heads = frozenset((head,))
+        else:
+            parts = text[1:].split(b"\n<")
+            if len(parts) != breaks + 1:
+                return None
+            heads = frozenset([b"<" + part[: HEAD_BYTES - 1] for part in parts])
+        return cls(text, breaks + 1, heads, len(odd) == breaks)
+
+    @property
+    def messages(self) -> list[bytes]:
+        """One by one, as `Frames` has them."""
+        return self.text.split(b"\n")
+
+    @property
+    def cut(self) -> frozenset[int]:
+        """None of them was."""
+        return frozenset()
+
+
 class Framer:
     """One connection's bytes, taken apart."""
 
@@ -40,7 +90,7 @@ class Framer:
         self._to_skip = 0
         self._skip_line = False
 
-    def feed(self, data: bytes) -> Frames:
+    def feed(self, data: bytes) -> Frames | Lines:
         """The messages that these bytes complete."""
         self._pieces.append(data)
         self._held += len(data)
@@ -65,11 +115,14 @@ class Framer:
         self._wanted = wanted
         self._in_line = in_line
 
-    def _split(self, buffer: bytes) -> Frames:
+    def _split(self, buffer: bytes) -> Frames | Lines:
         found: list[bytes] = []
         cut: set[int] = set()
         at = self._skip(buffer)
         self._keep(b"")
+        lines = self._plain_lines(buffer, at)
+        if lines is not None:
+            at += len(lines.text) + 1
         while at < len(buffer):
             counted = _COUNTED.match(buffer, at)
             after = (
@@ -80,7 +133,27 @@ class Framer:
             if after is None:
                 break
             at = after
-        return Frames(found, frozenset(cut))
+        if lines is None:
+            return Frames(found, frozenset(cut))
+        if not found:
+            return lines
+        return Frames(lines.messages + found, frozenset([lines.number + place for place in cut]))
+
+    def _plain_lines(self, buffer: bytes, at: int) -> Lines | None:
+        """All lines that are complete, if each begins with ``<`` and nothing is to be taken off or cut."""
+        end = buffer.rfind(b"\n", at)
+        if end < 0 or b"\r" in buffer or self._too_long(buffer, at, end):
+            return None
+        return Lines.of(buffer[at:end])
+
+    def _too_long(self, buffer: bytes, at: int, end: int) -> bool:
+        """Whether a line between these is longer than the limit."""
+        while end - at > self._limit:
+            line_end = buffer.rfind(b"\n", at, at + self._limit + 1)
+            if line_end < 0:
+                return True
+            at = line_end + 1
+        return False
 
     def _skip(self, buffer: bytes) -> int:
         """Where what is to be read begins: behind the rest of a message that was cut."""

@@ -19,8 +19,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from restmq.core.packs import Pack
 from restmq.core.queues import MAX_BYTES, MAX_MESSAGES
 from restmq.errors import OutcomeUnknown, StoreAway, StoreError, StoreFull
+from restmq.syslog.messages import Bodies
 
 EACH_BYTES: Final = 2 * 1048576
 ALL_BYTES: Final = 16 * 1048576
@@ -30,6 +32,7 @@ GROUP_BYTES: Final = 4 * 1048576
 RETRY_SECONDS: Final = 0.25
 
 AddTexts = Callable[[str, Sequence[str]], Deferred[int]]
+AddPacks = Callable[[str, Sequence[Pack]], Deferred[int]]
 
 
 class Source(Protocol):
@@ -47,8 +50,20 @@ class Source(Protocol):
 
 class _Entry(NamedTuple):
     source: Source
-    bodies: list[str]
+    bodies: Bodies
     size: int
+
+
+class _Call(NamedTuple):
+    """What is put in together: messages, or packs of them."""
+
+    texts: list[str]
+    packs: list[Pack]
+
+    @property
+    def messages(self) -> int:
+        """How many."""
+        return len(self.texts) + sum(pack.messages for pack in self.packs)
 
 
 class _Lane:
@@ -58,7 +73,7 @@ class _Lane:
 
     def __init__(self) -> None:
         self.waiting: deque[_Entry] = deque()
-        self.refused: list[list[str]] = []
+        self.refused: list[_Call] = []
         self.busy = False
 
 
@@ -67,10 +82,11 @@ class Intake:
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, add_texts: AddTexts) -> None:
-        """``add_texts`` is the broker's."""
+    def __init__(self, clock: IReactorTime, add_texts: AddTexts, add_packs: AddPacks) -> None:
+        """``add_texts`` and ``add_packs`` are the broker's."""
         self._clock = clock
         self._add_texts = add_texts
+        self._add_packs = add_packs
         self._lanes: dict[str, _Lane] = {}
         self._due: list[str] = []
         self._sources: set[Source] = set()
@@ -90,9 +106,9 @@ class Intake:
         self._sources.discard(source)
         self._paused.discard(source)
 
-    def put(self, source: Source, queue: str, bodies: list[str]) -> None:
+    def put(self, source: Source, queue: str, bodies: Bodies) -> None:
         """Take messages; they leave when this turn is over."""
-        size = sum(map(len, bodies))
+        size = bodies.size if isinstance(bodies, Pack) else sum(map(len, bodies))
         lane = self._lanes.get(queue)
         if lane is None:
             lane = self._lanes[queue] = _Lane()
@@ -138,14 +154,17 @@ class Intake:
         lane.busy = True
         self._offer(queue, lane, entries, list(_calls(entries)))
 
-    def _offer(
-        self, queue: str, lane: _Lane, entries: list[_Entry], calls: list[list[str]]
-    ) -> None:
+    def _offer(self, queue: str, lane: _Lane, entries: list[_Entry], calls: list[_Call]) -> None:
         lane.refused = []
-        sent = [self._add_texts(queue, call).addErrback(self._failed, lane, call) for call in calls]
+        sent = [self._add(queue, call).addErrback(self._failed, lane, call) for call in calls]
         DeferredList(sent).addCallback(self._sent, queue, lane, entries)
 
-    def _failed(self, failure: Failure, lane: _Lane, call: list[str]) -> Failure | None:
+    def _add(self, queue: str, call: _Call) -> Deferred[int]:
+        if call.packs:
+            return self._add_packs(queue, call.packs)
+        return self._add_texts(queue, call.texts)
+
+    def _failed(self, failure: Failure, lane: _Lane, call: _Call) -> Failure | None:
         """Keep what the store would not take now; let go of what must not be sent again."""
         error = failure.value
         if not isinstance(error, StoreError):
@@ -158,12 +177,12 @@ class Intake:
         elif isinstance(error, OutcomeUnknown):
             self.log.warn(
                 "{count} lines may be lost: the store did not say whether it has them",
-                count=len(call),
+                count=call.messages,
             )
         else:
             self.log.error(
                 "{count} lines are lost: the store refused them ({error})",
-                count=len(call),
+                count=call.messages,
                 error=error,
             )
         return None
@@ -197,31 +216,44 @@ class Intake:
                 done.callback(None)
 
 
-def _calls(entries: list[_Entry]) -> Iterator[list[str]]:
+def _calls(entries: list[_Entry]) -> Iterator[_Call]:
     """The messages in calls that keep the store's bounds: of whole entries, but where one is too large."""
-    call: list[str] = []
-    size = 0
-    for entry in entries:
-        if call and (len(call) + len(entry.bodies) > MAX_MESSAGES or size + entry.size > MAX_BYTES):
+    call, size = _Call([], []), 0
+    for bodies, number, entry_size in [(e.bodies, _number(e.bodies), e.size) for e in entries]:
+        packed = isinstance(bodies, Pack)
+        full = call.messages + number > MAX_MESSAGES or size + entry_size > MAX_BYTES
+        if call.messages and (full or packed != bool(call.packs)):
             yield call
-            call, size = [], 0
-        if len(entry.bodies) <= MAX_MESSAGES and entry.size <= MAX_BYTES:
-            call += entry.bodies
-            size += entry.size
+            call, size = _Call([], []), 0
+        if number > MAX_MESSAGES or entry_size > MAX_BYTES:
+            yield from _pieces(bodies)
+            continue
+        if isinstance(bodies, Pack):
+            call.packs.append(bodies)
         else:
-            yield from _pieces(entry.bodies)
-    if call:
+            call.texts.extend(bodies)
+        size += entry_size
+    if call.messages:
         yield call
 
 
-def _pieces(bodies: list[str]) -> Iterator[list[str]]:
+def _number(bodies: Bodies) -> int:
+    """How many messages."""
+    return bodies.messages if isinstance(bodies, Pack) else len(bodies)
+
+
+def _pieces(bodies: Bodies) -> Iterator[_Call]:
     """One large entry in calls of its own."""
+    if isinstance(bodies, Pack):
+        for pack in bodies.pieces(MAX_MESSAGES, MAX_BYTES):
+            yield _Call([], [pack])
+        return
     call: list[str] = []
     room = MAX_BYTES
     for body in bodies:
         if call and (len(call) == MAX_MESSAGES or room < len(body)):
-            yield call
+            yield _Call(call, [])
             call, room = [], MAX_BYTES
         call.append(body)
         room -= len(body)
-    yield call
+    yield _Call(call, [])

@@ -14,7 +14,8 @@ wanted what a header of RFC 3164 says, as such are met in the wild::
 A field that is missing, or ``-``, has no member. A line that is not UTF-8 is base64, and so is ``message``;
 ``"encoding": "base64"`` at the end says so. A line that was cut ends in ``"truncated": true``.
 
-Lines come by the thousand, so those that are plain are escaped as one text, and taken apart after that.
+Lines come by the thousand, so those that are plain are escaped as one text, and are taken apart only when somebody
+reads them: they are a `Pack`.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from typing import Final
 
-from restmq.syslog.framing import Frames
+from restmq.core.packs import Pack
+from restmq.syslog.framing import Frames, Lines
 
 FACILITIES: Final = (
     "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv",
@@ -55,11 +57,11 @@ _USUAL: Final = re.compile(
 )
 """The same for many escaped lines at once, each of which has a host and a tag."""
 
-_NOT_IETF: Final = re.compile(rf"^({_PRI}(?!1 ).*+)$", re.MULTILINE)
-"""Escaped lines with a priority that are not of RFC 5424."""
+_NOT_IETF: Final = re.compile(rb"<([0-9]{1,3})>(?!1 )")
+"""The head of a line with a priority that is not of RFC 5424."""
 
-_PLAIN: Final = bytes((10, 32, 33, *range(35, 92), *range(93, 127)))
-"""What JSON does not escape, and the LF between lines."""
+FEWEST_PACKED: Final = 8
+"""Fewer lines than that are messages of their own: who reads them has less to do."""
 
 _IETF: Final = re.compile(
     rf"{_PRI}1 ([^ ]{{1,64}}) ([^ ]{{1,255}}) ([^ ]{{1,128}}) ([^ ]{{1,128}}) ([^ ]{{1,128}}) "
@@ -77,6 +79,10 @@ _BOM: Final = "\ufeff"
 _ONLY_PRI: Final = re.compile(_PRI)
 
 
+Bodies = list[str] | Pack
+"""Messages of one queue, in order."""
+
+
 class Encoder:
     """What one sender sends, made into messages."""
 
@@ -88,41 +94,52 @@ class Encoder:
         self._own = f"syslogd:{host}"
         self._by_hostname = by_hostname
         self._bsd_fields = bsd_fields
-        self._together = self._with_fields if by_hostname or bsd_fields else self._without_fields
+        self._apart = by_hostname or bsd_fields
         self._fronts = _fronts(host)
 
-    def encode(self, frames: Frames, now: float) -> dict[str, list[str]]:
+    def encode(self, frames: Frames | Lines, now: float) -> dict[str, Bodies]:
         """The messages of these frames by queue, in order, each a text of ASCII.
 
         ``now`` is seconds since 1970.
         """
-        lines, cut = frames
-        if not lines:
-            return {}
-        text = None if cut else _escaped(lines)
-        together = None if text is None else self._together(text, len(lines), now)
-        if together is not None:
-            return together
-        queues: dict[str, list[str]] = {}
-        for number, line in enumerate(lines):
-            hostname, body = self._one(line, number in cut, now)
-            queues.setdefault(self._queue(hostname), []).append(body)
-        return queues
+        lines = frames if isinstance(frames, Lines) else _together(frames)
+        if lines is not None:
+            queues = self._with_fields(lines, now) if self._apart else self._packed(lines, now)
+            if queues is not None:
+                return queues
+        slow: dict[str, list[str]] = {}
+        for number, line in enumerate(frames.messages):
+            hostname, body = self._one(line, number in frames.cut, now)
+            slow.setdefault(self._queue(hostname), []).append(body)
+        return dict(slow)
 
     def _queue(self, hostname: str | None) -> str:
         return f"syslogd:{hostname}" if hostname and self._by_hostname else self._own
 
-    def _without_fields(self, text: str, count: int, now: float) -> dict[str, list[str]] | None:
-        """Lines that were escaped as one text; None if some are of RFC 5424, or have no priority."""
-        rows = _NOT_IETF.findall(text)
-        fronts = self._fronts
-        if len(rows) != count or not fronts.keys() >= {pri for _, pri in rows}:
+    def _packed(self, lines: Lines, now: float) -> dict[str, Bodies] | None:
+        """Lines that stay together; None if some are of RFC 5424, or have no priority, or are no UTF-8."""
+        templates, end = {}, f"{now!r}}}"
+        for head in lines.heads:
+            found = _NOT_IETF.match(head)
+            parts = self._fronts.get(found[1].decode()) if found else None
+            if found is None or parts is None:
+                return None
+            front, middle = parts
+            templates[found[1]] = (front.encode("ascii"), f"{middle}{end}".encode("ascii"))
+        text = _escaped(lines)
+        if text is None:
             return None
-        end = f"{now!r}}}"
-        return {self._own: [f"{fronts[pri][0]}{line}{fronts[pri][1]}{end}" for line, pri in rows]}
+        pack = Pack(templates, text, lines.number)
+        if lines.number < FEWEST_PACKED:
+            return {self._own: [body.decode("ascii") for body in pack.bodies()]}
+        return {self._own: pack}
 
-    def _with_fields(self, text: str, count: int, now: float) -> dict[str, list[str]] | None:
-        """The same, with what their headers say; None unless all are as most senders write them."""
+    def _with_fields(self, lines: Lines, now: float) -> dict[str, Bodies] | None:
+        """Lines with what their headers say; None unless all are as most senders write them."""
+        escaped = _escaped(lines)
+        if escaped is None:
+            return None
+        text, count = escaped.decode("ascii"), lines.number
         rows = _USUAL.findall(text)
         fronts = self._fronts
         if len(rows) != count or not fronts.keys() >= {row[1] for row in rows}:
@@ -139,7 +156,7 @@ class Encoder:
             else:
                 body += f"{now!r}}}"
             queues.setdefault(self._queue(hostname), []).append(body)
-        return queues
+        return dict(queues)
 
     def _one(self, line: bytes, cut: bool, now: float) -> tuple[str | None, str]:
         """Any line: its host's name, if it says one, and the message."""
@@ -188,23 +205,28 @@ def _fronts(host: str) -> Mapping[str, tuple[str, str]]:
     return fronts
 
 
-def _escaped(lines: Sequence[bytes]) -> str | None:
-    """The lines as JSON writes them, without quotation marks, one below the other.
-
-    None unless all are UTF-8, without a backslash, without an LF, and none is empty: those are left to
-    others, since where the next one begins could not be told.
-    """
-    joined = b"\n".join(lines)
-    if not joined.translate(None, _PLAIN):
-        text = joined.decode("ascii")
-    elif b"\\" in joined:
+def _together(frames: Frames) -> Lines | None:
+    """As one text; None where one was cut, has an LF in it, or does not begin with ``<``."""
+    messages, cut = frames
+    if cut or not messages:
         return None
+    lines = Lines.of(b"\n".join(messages))
+    return lines if lines is not None and lines.number == len(messages) else None
+
+
+def _escaped(lines: Lines) -> bytes | None:
+    """The lines as JSON writes them, without quotation marks, one below the other; None if they are no UTF-8."""
+    if lines.plain:
+        return lines.text
+    try:
+        text = lines.text.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    if "\\" in text:  # the LF that JSON writes could not be told from those that were said
+        shown = "\n".join([encode_basestring_ascii(line)[1:-1] for line in text.split("\n")])
     else:
-        try:
-            text = encode_basestring_ascii(joined.decode("utf-8"))[1:-1].replace("\\n", "\n")
-        except UnicodeDecodeError:
-            return None
-    return text if text.count("\n") == len(lines) - 1 else None
+        shown = encode_basestring_ascii(text)[1:-1].replace("\\n", "\n")
+    return shown.encode("ascii")
 
 
 def _decoded(line: bytes, cut: bool) -> tuple[str, bool]:

@@ -1,7 +1,7 @@
 """Health: for process supervisors, load balancers and people with a doubt.
 
 ``/livez``             the process answers: the event loop turns
-``/readyz, /health``   the store answers, too, within PATIENCE_SECONDS
+``/readyz, /health``   the store answers, too, within PATIENCE_SECONDS, and the daemon is not ending
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def _health(code: int, **members: str) -> Reply:
 
 
 ALIVE: Final = _health(200, status="ok")
+STOPPING: Final = _health(503, status="unavailable", reason="the broker is stopping")
 
 
 class Livez(Endpoint):
@@ -46,7 +47,9 @@ class Readyz(Endpoint):
     @endpoint(Access.NONE)
     @describe(replies={200: WELL, 503: record(status=STRING, reason=STRING)})
     async def get(self) -> Reply:
-        """200 when the store answers in time, else 503 and the reason."""
+        """200 when the store answers in time and the daemon is not ending, else 503 and the reason."""
+        if self.application.draining:
+            return STOPPING
         broker = self.broker
         try:
             await broker.ping().addTimeout(PATIENCE_SECONDS, broker.clock)

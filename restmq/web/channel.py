@@ -278,7 +278,7 @@ class Channel(TwistedProtocol):
             self._checked = len(self._buffer)
             return None
         data = self._buffer[: end + 4]
-        head = self.heads.find(data) or self.heads.read(data)
+        head = self.heads.find(data, self._head, self._head_bytes) or self.heads.read(data)
         self._keep(head, data)
         return head
 
@@ -304,7 +304,7 @@ class Channel(TwistedProtocol):
 
     def _whole_request(self, data: bytes) -> Head | None:
         """The head, if it is a known one and the data is this request, whole, and nothing else."""
-        head = self.heads.find(data)
+        head = self.heads.find(data, self._head, self._head_bytes)
         if head is not None and len(data) == head.size + head.body_length and self._is_plain(head):
             return head
         return None

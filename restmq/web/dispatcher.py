@@ -238,6 +238,11 @@ class Dispatcher(cyclone.web.Application):
         if self._ticker is not None and self._ticker.running:
             self._ticker.stop()
 
+    @property
+    def draining(self) -> bool:
+        """Whether the end has begun, and connections are left."""
+        return bool(self._drained)
+
     def drain(self) -> Deferred[None]:
         """Close idle connections, and the others once their request is answered; end all streams.
 
@@ -270,7 +275,7 @@ class Dispatcher(cyclone.web.Application):
         """Let every connection know that time passes, and that the end is near if it is."""
         for channel in tuple(self.channels):
             channel.tick(limit)
-        if self._drained:  # a stream may have begun since
+        if self.draining:  # a stream may have begun since
             self._drain_all()
 
 

@@ -332,13 +332,14 @@ def check(application: Any, operation: Operation, head: Head, remote_ip: str, sc
     """Raise Refusal unless origin and access let the request pass; note in the head that they did.
 
     The note holds while the head, the operation and the access list are the same objects; the
-    address is the connection's, as the head is. Without a query it holds for all heads with these
-    fields, from this address.
+    address is the connection's, as the head is. Where no callback is asked for it holds for all heads
+    with these fields, from this address.
     """
     noted, fields = (operation, remote_ip, scheme), head.fields
-    if head.query or fields.admitted.get(noted) is not application.acl:
+    is_script = operation.jsonp and "callback=" in head.query
+    if is_script or fields.admitted.get(noted) is not application.acl:
         _check(application, operation, head, remote_ip, scheme)
-        if not head.query:
+        if not is_script:
             if len(fields.admitted) >= MAX_NOTES:
                 fields.admitted.clear()
             fields.admitted[noted] = application.acl

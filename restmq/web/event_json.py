@@ -9,6 +9,7 @@ from __future__ import annotations
 import orjson
 
 from restmq.event import Event, EventGap, EventPage
+from restmq.web.encoded import Encoded
 from restmq.web.message_json import quoted, rfc3339, shown_body
 
 
@@ -34,7 +35,10 @@ def event_members(event: Event, epoch: int) -> bytes:
 def aged(event: Event, epoch: int, now_ms: int) -> bytes:
     """The object with the seconds since it was published, by the store's clock."""
     age = max(0, now_ms - event.created_ms) / 1000
-    return b'{%b,"age":%.3f}' % (event_members(event, epoch), age)
+    return b'{%b,"age":%.3f}' % (_members(event, epoch), age)
+
+
+_members = Encoded(event_members)
 
 
 def gap_json(gap: EventGap) -> bytes:

@@ -12,6 +12,8 @@ from typing import Final
 
 from twisted.internet.defer import CancelledError, Deferred
 
+from restmq.core.event_reading import NOWHERE
+from restmq.core.event_tail import Query
 from restmq.event import MAIN_LOG, Event, EventCursor, EventGap, EventPage, NewEvent
 from restmq.rules import origin
 from restmq.rules.exposure import exposed
@@ -40,12 +42,12 @@ from restmq.web.v1.new_messages import key_digest
 JAVASCRIPT: Final = "text/javascript; charset=utf-8"
 NEEDS_TOKEN: Final = ("WWW-Authenticate", 'X-Auth-Token realm="RestMQ events"')
 NOSNIFF: Final = ("X-Content-Type-Options", "nosniff")
-CURSOR: Final = "RestMQ-Cursor"
 REPLAYED: Final = ("Idempotency-Replayed", "true")
 SILENT: Final = {401: "Unauthorized", 403: "Forbidden"}
 """What carries no reason, as RSE has it."""
 
 MOST_DUMPED: Final = 10_000
+POLLING: Final = (*POSTING, *READING)
 
 
 class RseEndpoint(Endpoint):
@@ -73,7 +75,7 @@ class Channel(RseEndpoint):
     async def get(self, path: str) -> Reply:
         """Read events; with ``method=POST`` post one by JSONP; ``all`` dumps every event in test mode."""
         sender = await self._admitted(path)
-        given = read_query(self.request.query, (*POSTING, *READING))
+        given = read_query(self.request.query, POLLING)
         callback = self._callback_of(given)
         if is_post(given):
             return await self._post_by_get(path, sender, given, callback)
@@ -99,16 +101,14 @@ class Channel(RseEndpoint):
         """The sender, if its token lets it in. Raises Refusal, BadRequest, StoreError."""
         if not path:
             raise Refusal(404, "URI not found: /")
-        if not await self._has_token():
+        is_open = self.settings.events_open
+        if not is_open and not await self._has_token():
             raise Refusal(401, "", (NEEDS_TOKEN,))
-        agent = dict.get(self.request.headers, "user-agent")
-        return read_sender(agent, anonymous=self.settings.events_open)
+        return read_sender(dict.get(self.request.headers, "user-agent"), anonymous=is_open)
 
     async def _has_token(self) -> bool:
-        """Its token is known, or none is needed: by option, or on loopback while there are none."""
+        """Its token is known, or none is needed: on loopback while there are none."""
         settings, tokens = self.settings, self.broker.tokens
-        if settings.events_open:
-            return True
         token = dict.get(self.request.headers, "x-auth-token")
         if token is not None and await tokens.knows(token):
             return True
@@ -159,8 +159,11 @@ class Channel(RseEndpoint):
 
         leave_out = None if poll.echo else is_own
 
-        def look(after: EventCursor | None = poll.after) -> Deferred[EventPage]:
-            return self.broker.events.read(
+        events = self.broker.events
+        start = poll.after or NOWHERE
+
+        def look(after: EventCursor = start) -> Deferred[EventPage]:
+            return events.read(
                 MAIN_LOG,
                 selection,
                 after,
@@ -169,12 +172,14 @@ class Channel(RseEndpoint):
                 leave_out=leave_out,
             )
 
-        page = await look()
+        query = Query(selection, start, poll.limit, poll.newest_first, leave_out)
+        page = events.look(MAIN_LOG, query) or await look()
         while page.more and not page.events and not poll.newest_first:
-            page = await look(page.cursor)
+            further = await look(page.cursor)
+            page = further._replace(gap=page.gap or further.gap)
         if page.events or not poll.wait_seconds or (_gap(page, poll) and not poll.by_number):
             return page
-        waiting = self.broker.events.wait(
+        waiting = events.wait(
             MAIN_LOG, selection, page.cursor, poll.limit, poll.wait_seconds, leave_out=leave_out
         )
         found = await self._while_here(waiting)
@@ -216,17 +221,18 @@ def _page(
     page: EventPage, channel: str, poll: Poll, callback: str | None, *, with_channel: bool
 ) -> Reply:
     """The events; 204 where there is nothing to say and no script that must be said it."""
-    headers, gap = ((CURSOR, page.cursor.text),), _gap(page, poll)
+    lines, gap = b"RestMQ-Cursor: %b\r\n" % page.cursor.text.encode("ascii"), _gap(page, poll)
     if not page.events and gap is None and callback is None:
-        return Reply(204, headers=headers, no_store=True)
+        return Reply(204, no_store=True, lines=lines)
     body = events_json(channel, page.events, page.now_ms, gap, with_channel)
     if callback is not None:
-        return _script(callback, body, headers)
-    return Reply(200, body, JSON, headers, no_store=True)
+        return _script(callback, body, lines)
+    return Reply(200, body, JSON, no_store=True, lines=lines)
 
 
-def _script(callback: str, value: bytes, headers: tuple[tuple[str, str], ...] = ()) -> Reply:
-    return Reply(200, script(callback, value), JAVASCRIPT, (*headers, NOSNIFF), no_store=True)
+def _script(callback: str, value: bytes, lines: bytes = b"") -> Reply:
+    text = script(callback, value)
+    return Reply(200, text, JAVASCRIPT, (NOSNIFF,), no_store=True, lines=lines)
 
 
 _JSONP_POST: Final[Operation] = Channel._post_by_get.operation  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ from typing import Final
 import orjson
 
 from restmq.event import Event, EventGap
+from restmq.web.encoded import Encoded
 from restmq.web.message_json import is_json, quoted
 from restmq.web.rse_request import OPEN_UUID, Sender, channel_of, uuid_in
 
@@ -44,15 +45,22 @@ def created_at(seconds: int) -> str:
 
 def event_json(event: Event, now_ms: int, with_channel: bool) -> bytes:
     """One event; ``age`` is what the server's clock says, so that no two clocks are compared."""
+    before, behind = _round_age(event, with_channel)
+    return b"%b%d%b" % (before, max(0, now_ms - event.created_ms) // 1000, behind)
+
+
+def _parts(event: Event, with_channel: bool) -> tuple[bytes, bytes]:
     channel = b'"channel":%b,' % quoted(channel_of(event.topic)) if with_channel else b""
-    return b'{"id":%d,%b"user_agent":%b,"created_at":"%b","age":%d,"data":%b}' % (
+    before = b'{"id":%d,%b"user_agent":%b,"created_at":"%b","age":' % (
         event.id,
         channel,
         quoted(sender_of(event.headers).user_agent),
         created_at(event.created_ms // 1000).encode("ascii"),
-        max(0, now_ms - event.created_ms) // 1000,
-        _data(event),
     )
+    return before, b',"data":%b}' % _data(event)
+
+
+_round_age: Final = Encoded(_parts)
 
 
 def _data(event: Event) -> bytes:

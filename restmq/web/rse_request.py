@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 from typing import Final, NamedTuple
-from urllib.parse import parse_qsl
 
 import orjson
 
@@ -17,6 +17,7 @@ from restmq.errors import BadRequest
 from restmq.event import EventCursor
 from restmq.rules.selection import Selection
 from restmq.rules.topics import parse_topic
+from restmq.web.queries import query_pairs
 
 OPEN_UUID: Final = "00000000-0000-4000-8000-000000000000"
 """Of clients that name none, where that is allowed."""
@@ -26,6 +27,8 @@ MOST_EVENTS: Final = 500
 MAX_ID: Final = (1 << 53) - 1
 MAX_FIELDS: Final = 200
 MAX_CALLBACK: Final = 128
+SHORT: Final = 256
+"""Queries of so many characters are remembered: a poller sends the same one until something comes."""
 
 READING: Final = ("last-known-id", "max-events", "sort", "echo", "events", "wait")
 POSTING: Final = ("method", "post-data", "callback")
@@ -47,6 +50,7 @@ SELECTIONS: Final[Mapping[str, Callable[[str], Selection]]] = {
 # ---- channels
 
 
+@lru_cache(maxsize=4096)
 def topic_of(path: str) -> str:
     """The topic of the channel ``/path``. Raises BadRequest for what is none."""
     if "." in path:
@@ -92,13 +96,17 @@ def uuid_in(user_agent: str) -> str | None:
 # ---- parameters
 
 
-def read_query(query: str, known: Collection[str]) -> dict[str, str]:
+def read_query(query: str, known: tuple[str, ...]) -> Mapping[str, str]:
     """The parameters by name, those that begin with ``_`` left out.
 
     Raises BadRequest, which names it, for one that is unknown or there twice.
     """
+    return (_short_query if len(query) <= SHORT else _query)(query, known)
+
+
+def _query(query: str, known: Collection[str]) -> Mapping[str, str]:
     try:
-        pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+        pairs = query_pairs(query, MAX_FIELDS)
     except UnicodeDecodeError:
         raise BadRequest("a parameter is not valid UTF-8") from None
     except ValueError:
@@ -113,6 +121,9 @@ def read_query(query: str, known: Collection[str]) -> dict[str, str]:
             raise BadRequest(f"{name}: it is there twice")
         found[name] = value
     return found
+
+
+_short_query: Final = lru_cache(maxsize=4096)(_query)
 
 
 def read_callback(given: Mapping[str, str]) -> str | None:

@@ -15,6 +15,7 @@ from twisted.internet.protocol import connectionDone
 
 from restmq.web import deflate
 from restmq.web.frames import PING, TEXT, frame
+from restmq.web.reply import SERVER
 from restmq.web.transmit import Outlet
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def text_frame(payload: bytes, bits: int | None) -> bytes:
 @cache
 def _factory(reactor: Any, max_message: int) -> WebSocketServerFactory:
     """What all connections share. Who may connect was decided before: any origin is right here."""
-    factory = WebSocketServerFactory(reactor=reactor)  # type: ignore[no-untyped-call]
+    factory = WebSocketServerFactory(server=SERVER, reactor=reactor)  # type: ignore[no-untyped-call]
     factory.setProtocolOptions(  # type: ignore[no-untyped-call]
         webStatus=False,
         failByDrop=False,

@@ -398,10 +398,16 @@ class StreamConsumer:
 
     # ---- leases
 
-    def due(self) -> float:
+    def due(self, lease_ms: int | None = None) -> float:
         """When a message that is handed out now must be acknowledged."""
         now: float = self._broker.clock.seconds()
-        return now + (self._stream.choices.lease or 0.0)
+        return now + ((self._stream.choices.lease or 0.0) if lease_ms is None else lease_ms / 1000)
+
+    def leases_changed(self) -> None:
+        """A lease was extended: look what is due first."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._leases_over()
 
     def _leases_over(self) -> None:
         """One timer for all: it goes off when the oldest message in hand is due."""

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from twisted.internet import interfaces, tcp
+from twisted.protocols.policies import ProtocolWrapper
 from zope.interface import implementer
 
 SEND_LIMIT: Final = 128 * 1024
@@ -136,10 +137,16 @@ class Outlet:
             self._transport.unregisterProducer()  # type: ignore[attr-defined]
 
     def backlog(self) -> int:
-        """How many bytes Twisted holds back, where that can be known; else 0."""
-        if not isinstance(self._transport, tcp.Server):
+        """How many bytes Twisted holds back, as they go over the wire, where that can be known; else 0.
+
+        It is known of sockets, and of those under TLS, which itself keeps less than a record.
+        """
+        socket_of: Any = self._transport
+        while isinstance(socket_of, ProtocolWrapper):
+            socket_of = socket_of.transport
+        if not isinstance(socket_of, tcp.Server):
             return 0
-        transport = self._transport
+        transport = socket_of
         return len(transport.dataBuffer) - transport.offset + transport._tempDataLen
 
     def pauseProducing(self) -> None:

@@ -262,16 +262,26 @@ class HeadTable:
         self._max_line = min(self.MAX_LINE, limits.request_line + 2)
         self._known: dict[bytes, Fields] = {}
 
-    def find(self, data: bytes) -> Head | None:
-        """The head at the beginning of the data, if its line is simple and its block known."""
+    def find(self, data: bytes, last: Head | None = None, last_bytes: bytes = b"") -> Head | None:
+        """The head at the beginning of the data, if its line is simple and its block known.
+
+        ``last`` is the connection's last head, which stood as ``last_bytes``: where more clients come
+        than the table holds, each still finds its own block.
+        """
         match = _SIMPLE.match(data, 0, self._max_line)
         if match is None:
             return None
         start = match.end()
         end = data.find(HEAD_END, start - 2, start + self.MAX_BLOCK) + 4
-        fields = self._known.get(data[start:end])
+        block = data[start:end]
+        fields = self._known.get(block)
         if fields is None:
-            return None
+            if last is None or not block or not last_bytes.endswith(block):
+                return None
+            line = _SIMPLE.match(last_bytes, 0, self._max_line)
+            if line is None or line.end() + len(block) != len(last_bytes):
+                return None
+            fields = last.fields
         method, target = match.groups()
         return Head(end, method.decode(), target.decode(), fields)
 

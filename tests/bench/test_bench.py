@@ -17,12 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import alone, figures, jobs, request_load, rows, systems
+from bench import alone, events, figures, jobs, request_load, rows, systems
 from bench.__main__ import ALONE, ROWS, in_order, options, plain, progress, report
 from bench.fanout import MARK, Fanout, Tally, fan_out, numbers, tally, told_missed, torn
 from bench.figures import Figures, Goal, Growth, Idle, Lot, Measurement, best_of, judge, ratio
 from bench.goals import GOALS
 from bench.processes import peak_bytes
+from bench.readers import PATTERNS, POLLS, Apart, Readers, wrong
+from bench.readers import Load as ReaderLoad
 from bench.request_load import Load, figures_in, make_requests
 from bench.responses import request, response
 from bench.streams import OFFER, Stream, begun
@@ -105,6 +107,7 @@ def full_result() -> list[Measurement]:
         Measurement(row.name, rows.RESTMQ, 1, Figures(0, 0.0), bytes_each=150.0)
         for row in jobs.JOBS_ALONE
     ]
+    full += [Measurement(row.name, rows.RESTMQ, 1, latencies) for row in events.EVENTS_ALONE]
     for row in alone.ALONE:
         if row in (alone.AWAKE, alone.ASLEEP):
             full.append(Measurement(row.name, rows.RESTMQ, 1, latencies, growth=Growth(2**20, 0)))
@@ -491,3 +494,136 @@ def test_workers_run_until_enough_is_done():
     assert 40 <= found.operations <= 41  # the other one's last job may come with it
     assert found.errors == 0
     assert found.p50_ms is not None
+
+
+# ---- readers of events
+
+
+def test_a_reader_must_get_the_events_of_its_group_and_no_others():
+    assert wrong(1, 4, 10, [1, 5, 9]) == Tally(0, 0)
+    assert wrong(1, 4, 10, [1, 9]) == Tally(1, 0)
+    assert wrong(1, 4, 10, [1, 5, 5, 9]) == Tally(0, 1)
+    assert wrong(1, 4, 10, [1, 2, 5, 9]) == Tally(0, 1)
+    assert wrong(1, 4, 10, [1, 9, 9]) == Tally(1, 1)  # the sum alone would not show it
+    assert wrong(7, 4, 10, []) == Tally(0, 0)  # nothing is published to its topic
+    assert wrong(7, 4, 10, [7]) == Tally(0, 1)
+
+
+class EventHub:
+    """Events as often as ``copies`` says; ``suffers`` is the one that it says so for."""
+
+    def __init__(self, copies: dict[int, int], suffers: str) -> None:
+        self.copies = copies
+        self.suffers = suffers
+        self.bodies: list[tuple[str, bytes]] = []
+        self.streams: list[tuple[str, socket.socket]] = []
+        self.lock = threading.Lock()
+
+    def times(self, body: bytes, who: str) -> int:
+        number = int((re.search(rb'"n":(\d+)', body) or [b"", b"0"])[1])
+        return self.copies.get(number, 1) if self.suffers in who else 1
+
+    def publish(self, group: str, body: bytes) -> None:
+        with self.lock:
+            self.bodies.append((group, body))
+            for path, stream in self.streams:
+                if group in path:
+                    stream.sendall(b"data: {%b}\n\n" % body * self.times(body, path))
+
+    def read(self, path: str) -> bytes:
+        """What lies behind the cursor, as each of the protocols has it."""
+        after = int(re.findall(r"\d+", path)[-1])
+        with self.lock:
+            found = [
+                (place, body)
+                for place, (group, body) in enumerate(self.bodies, 1)
+                if place > after and group in path
+                for _ in range(self.times(body, path))
+            ]
+            last = len(self.bodies)
+        if path.startswith("/e/"):
+            texts = [b'{"id":%d,"data":%b}' % one for one in found]
+            return b'{"events":[%b]}' % b",".join(texts)
+        texts = [b'{"cursor":"1-%d","body":%b}' % one for one in found]
+        return b'{"events":[%b],"cursor":"1-%d","more":false}' % (b",".join(texts), last)
+
+
+class EventHandler(Handler):
+    """As much of events as readers need."""
+
+    def answer(self, head: bytes, body: bytes) -> None:
+        assert isinstance(self.server, EventServer)
+        hub = self.server.hub
+        path = head.split(b" ")[1].decode()
+        if path.startswith("/v1/stream"):
+            self.request.sendall(b"HTTP/1.1 200 OK\r\n\r\n:ok\n\nid: 1-0\n\n")
+            with hub.lock:
+                hub.streams.append((path, self.request))
+            return
+        if head.startswith(b"POST"):
+            hub.publish(path.split(".")[1], body)
+            text, status = b"{}", b"201 Created"
+        else:
+            text, status = hub.read(path), b"200 OK"
+        self.request.sendall(
+            b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (status, len(text), text)
+        )
+
+
+class EventServer(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    hub: EventHub
+
+
+def read_events(copies: dict[int, int], suffers: str) -> Figures:
+    """Ten subscribers and eight pollers of two groups; what is told of them."""
+    plan = Readers(0, 10, 8, groups=2, published=2, seconds=0.3, per_second=100.0, publishers=2)
+    with EventServer(("127.0.0.1", 0), EventHandler) as server:
+        server.hub = EventHub(copies, suffers)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            load = ReaderLoad(plan._replace(port=server.server_address[1]), patience_seconds=0.5)
+            load.connect()
+            return load.run()
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    "suffers", [PATTERNS[3].format(1), POLLS[1].format(1)[:-1], POLLS[0].format(1)[:-1]]
+)
+@pytest.mark.parametrize(
+    ("copies", "wrong_ones"), [({3: 0}, (1, 0)), ({3: 2}, (0, 1)), ({}, (0, 0))]
+)
+def test_readers_notice_what_is_lost_and_what_comes_twice(
+    suffers: str, copies: dict[int, int], wrong_ones: tuple[int, int]
+):
+    found = read_events(copies, suffers)
+    assert found.errors == 0
+    assert (found.lost, found.duplicated) == wrong_ones
+
+
+def test_readers_of_a_real_daemon_get_everything_once(tmp_path: Path):
+    """A tiny run of the rows: patterns and topics, polls of both kinds, at a pace and as fast as it goes."""
+    system = systems.restmq(tmp_path, options=("--events-open",))
+    try:
+        mixed = Readers(system.port, 30, 24, 3, 3, seconds=1.0, per_second=60.0)
+        found = Apart(mixed).run()
+        assert found.faults == 0
+        assert found.operations > 0
+        assert found.p99_ms is not None
+        of_one = Readers(system.port, 20, groups=20, seconds=0.3, wildcards=False)
+        found = Apart(of_one).run()
+        assert found.faults == 0
+        assert found.operations > 0
+        assert not found.paced
+    finally:
+        system.end()
+
+
+def test_readers_that_are_refused_say_so():
+    with serving(Hub({}, each_once=False)) as port, pytest.raises(ValueError, match="is refused"):
+        ReaderLoad(Readers(port, 1)).connect()

@@ -27,6 +27,7 @@ class Desk:
             self.names[:7]
         )
         self.again = self.names[9]
+        self.folded = self.names[14]
         self.now = 1_800_000_000_000
         self.channels: dict[bytes, valkey_client.client.PubSub] = {}
 

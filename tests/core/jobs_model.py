@@ -80,7 +80,9 @@ class Jobs:
         return job.id
 
     def _make_room(self) -> bool:
-        """What is leased does not count; to drop, only what is ready is there."""
+        """What is leased does not count; to drop, only what is ready is there, if that is enough."""
+        if sum(job.state == DELAYED for job in self.jobs.values()) >= self.rules.max_length:
+            return False
         while sum(job.state != LEASED for job in self.jobs.values()) >= self.rules.max_length:
             oldest = min((job.id for job in self.jobs.values() if job.state == READY), default=0)
             if not self.rules.drop_oldest or not oldest:

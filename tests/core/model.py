@@ -16,6 +16,7 @@ import valkey
 
 from restmq.core import commands
 from restmq.core.delivery import Feed
+from restmq.core.packs import Pack
 from restmq.core.port import ROOM, Hello, Report
 from restmq.core.wire import encode_payload, encode_ttls, entry_id
 from restmq.message import Batch, Message, Policy
@@ -30,6 +31,22 @@ def serial(message: Message) -> int:
     """The number in a body counts what was added, also where the store lost time and ids jumped."""
     assert message.body is not None
     return int(message.body.removeprefix(b"body "))
+
+
+def entries_of(element: bytes) -> list[bytes]:
+    """The heads of the messages of a pack, or of a message that stands alone there."""
+    if element[0] != 255:
+        return [element]
+    first, count = int.from_bytes(element[1:8], "big"), int.from_bytes(element[20:24], "big")
+    gone = {
+        first + int.from_bytes(element[at : at + 4], "big")
+        for at in range(28, 28 + 4 * int.from_bytes(element[24:28], "big"), 4)
+    }
+    ends = dict.fromkeys(gone, b"\x00\x00\x00\x00\x00\x01")
+    return [
+        number.to_bytes(7, "big") + element[8:14] + ends.get(number, b"\0" * 6)
+        for number in range(first, first + count)
+    ]
 
 
 class Leased(NamedTuple):
@@ -65,7 +82,7 @@ class Listener:
         self.dues = 0
         self.ended = False
 
-    def due(self) -> float:
+    def due(self, lease_ms: int | None = None) -> float:
         self.dues += 1
         return self.dues
 
@@ -273,13 +290,24 @@ class World:
         if self.random.random() < self.rates.get("ttl", 0):
             ttls = [self.random.choice((0, 1, 50, 5000)) for _ in range(count)]
             self.forgiven.update(first + i for i, ttl in enumerate(ttls) if ttl)
-        payloads = [encode_payload(b"body %d" % (first + i), None) for i in range(count)]
-        got = int(self.run("add", self.highest_id, encode_ttls(ttls), b"", *payloads))
+        if not any(ttls) and self.random.random() < self.rates.get("packs", 0.3):
+            how, told = b"packs", self.packs(first, count)
+        else:
+            how = encode_ttls(ttls)
+            told = [encode_payload(b"body %d" % (first + i), None) for i in range(count)]
+        got = int(self.run("add", self.highest_id, how, b"", *told))
         assert got > self.highest_id, "ids rise"
         assert "lost time" in self.notes or got == first
         self.highest_id = got + count - 1
         self.added += range(first, first + count)
         self.serials.update(zip(range(got, got + count), self.added[-count:], strict=True))
+
+    def packs(self, first: int, count: int) -> list[bytes]:
+        """The same messages as one pack or two."""
+        serials = [b"%d" % (first + i) for i in range(count)]
+        cut = self.random.randrange(count)
+        halves = filter(None, (serials[:cut], serials[cut:]))
+        return [Pack({b"": (b"body ", b"")}, b"\n".join(h), len(h)).encoded() for h in halves]
 
     def pop(self, count: int) -> int:
         got = 0
@@ -290,12 +318,17 @@ class World:
             assert all(number > self.purged_up_to for number in serials), "purged, yet popped"
             got += len(reply.messages)
             if not reply.again or got >= count:
+                assert got >= count or self.run("inspect", 0)[0] == b"0", "nothing, yet some wait"
                 return got
 
     def delete(self) -> None:
         """Delete any message by its id: it is found if it waits, and nowhere else."""
         entries = {entry_id(e): e for e in self.store.lrange(self.queue_keys[1], 0, -1)}
         assert list(entries) == sorted(entries), "ids rise along the list"
+        for element in self.store.lrange(self.queue_keys[14], 0, -1):
+            found = entries_of(element)
+            assert entry_id(found[0]) > max(entries, default=0), "ids rise behind the list"
+            entries |= {entry_id(entry): entry for entry in found}
         again = self.store.zrange(self.queue_keys[9], 0, -1)
         entries |= {entry_id(member[1:]): member[1:] for member in again}
         number = self.random.choice([*entries, self.highest_id, 1])

@@ -14,6 +14,7 @@ import pytest
 import valkey as valkey_client
 
 from restmq.core import commands
+from restmq.core.packs import Pack
 from restmq.core.port import Hello, Report, Settled
 from restmq.core.wire import encode_payload
 from restmq.redis.keys import LOG_CLASSES, Keys
@@ -27,7 +28,7 @@ SHARED = {"common", "jobs", "log_common", "schedule_common"}
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.lua") if path.stem not in SHARED)
 KINDS = (
     *("hash", "list", "zset", "zset", "hash", "list", "hash", "list", "hash"),
-    *("zset", "hash", "zset", "zset", "zset"),
+    *("zset", "hash", "zset", "zset", "zset", "list"),
 )
 WRONG: dict[str, Callable[[valkey_client.Valkey, bytes], object]] = {
     "string": lambda store, key: store.set(key, b"x"),
@@ -41,6 +42,9 @@ LOG_KINDS = ("hash", "zset", "zset", "hash", "stream", *("stream",) * LOG_CLASSE
 SCHEDULE_KINDS = ("hash", "hash", "hash", "hash", "string")
 EVENT = b"\x01t\x00\x00\x00body"
 """The payload of an event of the topic t."""
+
+
+PACK = Pack({b"": (b"", b"")}, b"a\nb\nc", 3)
 
 
 class Case(NamedTuple):
@@ -91,7 +95,7 @@ def cases(desk: Desk) -> dict[str, Case]:
     note, due = desk.keys.taken_over(desk.queue), desk.keys.due()
     key = desk.keys.idempotency(desk.queue, b"k" * 16)
     message = encode_payload(b"x", None)
-    report = Report(EPOCH, 1, 20, 1, 20, True, [(2, 10)], [Settled(1, True, [], [1])])
+    report = Report(EPOCH, 1, 20, 1, 20, True, [(2, 10)], [Settled(1, True, [], [], (1,))])
     hello = Hello(True, EPOCH, 1, 1, 1, [(1, 10)])
 
     def of_queue(
@@ -107,7 +111,7 @@ def cases(desk: Desk) -> dict[str, Case]:
 
     keep_one = (b"\0" * 6 + (1).to_bytes(6, "big") + b"\0" * 6) * LOG_CLASSES
     return {
-        "ack": of_queue("nack", 0, b"", 0, EPOCH, 1, 1),
+        "ack": of_queue("nack", 0, b"", 0, EPOCH, 1, 1, b"f" * 16, more=(key,), kinds=("string",)),
         "add": of_queue(0, b"", b"", message),
         "browse": of_queue("ready", b"", 10),
         "claim": Case(due, ("zset", "zset"), [now, 1000, 10]),
@@ -146,7 +150,8 @@ def cases(desk: Desk) -> dict[str, Case]:
         "schedule_read": of_schedules(b"one", b"free"),
         "schedule_set": of_schedules(b"new", b"* * * * *\0UTC\0q", b"{}", 0, 10),
         "settings": of_queue(b"", 0, b"own", "st", 1),
-        "settle": of_queue("nack", -1, b"why", 0, EPOCH, 1, 1),
+        "settle": of_queue("nack", -1, b"why", 0, EPOCH, 1, 1, b"f" * 16,
+                           more=(key,), kinds=("string",)),
         "tick": of_queue(),
         "unwait": of_queue(),
         "window": of_queue(*commands.window_arguments(DAEMONS[0], True, 0)),
@@ -173,6 +178,9 @@ def build(server: valkey_client.Valkey) -> Store:
     desk.call("receive", 0, 1, 100)
     desk.now += 200
     desk.arrive(DAEMONS[0], {1: 1, 2: 1})
+    server.rpush(desk.list, b"\0" * 5 + (99).to_bytes(2, "big") + b"\0" * 12 + message)
+    server.rpush(desk.folded, b"\xff" + (100).to_bytes(7, "big") + b"\0" * 12 + PACK.encoded())
+    server.hset(desk.hash, mapping={"id": 102, "fold": 3})
     log = desk.keys.log("log")
     server.hset(log[0], mapping={"id": 2, "epoch": EPOCH, "bv": 7, "b0": 60})
     server.hset(log[3], "b", b"t")

@@ -161,6 +161,40 @@ class Reading(EventsCase):
             page = await self.read(broker, Selection.exact("a"), number - 1)
             assert [event.id for event in page.events] == [published]
 
+    async def test_who_publishes_reads_what_the_channel_brings_a_moment_later(self) -> None:
+        """Busy readers beside a busy publisher: each asked the store, which made all of them slow."""
+        broker = await self.broker()
+        await self.following(broker)
+        log = broker.events._log("main")
+        asked, chunks = [], []
+        page, heard = log.stored.page, log.following.heard
+        self.patch(log.stored, "page", lambda *how: asked.append(how) or page(*how))
+        self.patch(log.following, "heard", lambda *chunk: chunks.append(chunk))
+        await broker.events.publish("main", news("a", "b"))
+        reading = broker.events.read("main", Selection.exact("a"), 0, 10)
+        left = broker.events.read("main", ALL, 0, 10)
+        await until(lambda: chunks, "the chunk")
+        assert not reading.called
+        left.cancel()
+        with pytest.raises(CancelledError):
+            await left
+        await broker.events.publish("main", news("a"))  # what it does not wait for
+        heard(*chunks[0])
+        assert [event.id for event in (await reading).events] == [1]
+        assert not asked
+
+    async def test_who_publishes_reads_the_store_when_the_channel_is_silent(self) -> None:
+        broker = await self.broker()
+        await self.following(broker)
+        following = broker.events._log("main").following
+        self.patch(following, "heard", lambda *chunk: None)
+        await broker.events.publish("main", news("a"))
+        assert await self.ids(broker, after=0) == [1]
+        reading = broker.events.read("main", ALL, 0, 10)
+        assert not reading.called
+        following.deaf()
+        assert [event.id for event in (await reading).events] == [1]
+
     async def test_logs_have_ids_of_their_own(self) -> None:
         broker = await self.broker()
         assert await broker.events.publish("main", news("a", "a")) == [1, 2]
@@ -240,6 +274,24 @@ class Pushing(EventsCase):
         broker.events.unsubscribe(listener)
         broker.events.unsubscribe(late)
         assert not broker.events._log("main").subscribers.pushed.patterns
+
+    async def test_the_first_event_of_a_log_is_pushed_like_all_others(self) -> None:
+        """A log's life begins with it; with 10,000 subscribers each of them read the store for it."""
+        broker, other = await self.broker(), await self.broker()
+        listener, coming = Listener(), Listener()
+        await self.following(broker)
+        page = await self.read(broker, Selection.exact("a"))
+        broker.events.subscribe("main", Selection.matching(["a", "b.*"]), None, listener)
+        broker.events.subscribe("main", ALL, page.cursor, coming)
+        log = broker.events._log("main")
+        self.patch(log.stored, "page", lambda *how: self.fail("it asks the store"))
+        await other.events.publish("main", news("a"))
+        await other.events.publish("main", news("b.c", "c"))
+        await until(lambda: len(coming.ids) == 3, "what was published")
+        assert (listener.ids, coming.ids) == ([1, 2], [1, 2, 3])
+        assert listener.gaps == coming.gaps == []
+        assert await self.ids(broker, Selection.exact("a"), page.cursor) == [1]
+        assert broker.events.position(listener) == EventCursor(log.stored.known.epoch, 3)
 
     async def test_who_wants_no_more_goes_on_where_it_was(self) -> None:
         broker = await self.broker()
@@ -393,6 +445,19 @@ class Retaining(EventsCase):
             assert whole.gap.missed == 115 - len(whole.events)
             newest = EventCursor(epoch, few.events[0].id - 1)
             assert (await self.read(fresh, Selection.below("few"), newest)).gap is None
+
+    async def test_what_another_class_keeps_of_a_topic_stays(self) -> None:
+        """The index of a topic is trimmed in one piece, but not where two doors lead to it."""
+        broker, other = await self.broker(events_count=6), await self.broker()
+        await broker.events.publish("main", news(*["a"] * 3), short=True)
+        await broker.events.publish("main", news(*["a"] * 8))
+        await broker.events.publish("main", news(*["b"] * 4))
+        assert await self.ids(other, Selection.exact("a")) == [1, 2, 3, 10, 11]
+        await broker.events.publish("main", news(*["b"] * 8))
+        assert await self.ids(other, Selection.exact("a"), 0) == [1, 2, 3]
+        assert await self.ids(other, Selection.exact("b"), 0) == [18, 19, 20, 21, 22, 23]
+        with self.valkey.client() as client:
+            assert client.zcard(Keys("restmq:").log("main")[1]) == 9
 
     async def test_memory_comes_back(self) -> None:
         broker = await self.broker(events_age=0.2, events_count=1000, events_bytes=100_000)

@@ -54,10 +54,14 @@ class Client:
         self.batches: list[Batch] = []
         self.missed = 0
         self.now = 0.0
+        self.changed = 0
         self.ended = False
 
-    def due(self) -> float:
-        return self.now + 30
+    def due(self, lease_ms: int | None = None) -> float:
+        return self.now + (30 if lease_ms is None else lease_ms / 1000)
+
+    def leases_changed(self) -> None:
+        self.changed += 1
 
     def deliver(self, batch: Batch) -> bool:
         self.ids += [message.id for message in batch.messages]
@@ -621,10 +625,10 @@ def leased(count: int) -> tuple[Stage, Client]:
     return stage, worker
 
 
-def mark(*ids: int, pos: int, epoch: int = EPOCH) -> bytes:
-    return b"A" + b"".join(
-        n.to_bytes(7, "big") for n in (epoch, *(x for i in ids for x in (pos, i)))
-    )
+def mark(*ids: int, pos: int, epoch: int = EPOCH, lease_ms: int | None = None) -> bytes:
+    lease = () if lease_ms is None else (lease_ms,)
+    numbers = (epoch, *lease, *(x for i in ids for x in (pos, i)))
+    return (b"E" if lease else b"A") + b"".join(n.to_bytes(7, "big") for n in numbers)
 
 
 def test_a_leased_message_is_done_when_the_store_says_so() -> None:
@@ -658,7 +662,7 @@ def test_what_was_not_acknowledged_in_time_goes_back_once() -> None:
     assert stage.feed.give_back(worker, 30) is None
     report = stage.answer_confirm()
     assert report.slots == [(ACKS + 1, 2)]
-    assert report.settled == [Settled(3, True, [], [1, 3])]
+    assert report.settled == [Settled(3, True, [], [], (1, 3))]
     assert stage.feed.give_back(worker, 99) is None
     stage.feed.received(mark(1, pos=3))
     assert stage.asked() == []
@@ -672,7 +676,7 @@ def test_a_worker_that_goes_gives_back_what_it_did_not_acknowledge() -> None:
     stage.feed.received(mark(1, pos=2))
     stage.answer_confirm()
     stage.feed.detach(worker)
-    assert stage.answer_confirm().settled == [Settled(2, True, [], [2])]
+    assert stage.answer_confirm().settled == [Settled(2, True, [], [], (2,))]
 
 
 def test_the_room_of_a_worker_is_its_buffer() -> None:
@@ -698,6 +702,22 @@ def test_a_worker_of_a_daemon_that_was_forgotten_has_all_its_room_again() -> Non
     assert stage.feed.give_back(worker, 99) is None
 
 
+def test_a_lease_that_is_extended_ends_later_and_one_that_is_cut_sooner() -> None:
+    stage, worker = leased(4)
+    worker.now = 10.0
+    stage.feed.received(mark(2, 99, pos=4, lease_ms=60_000))
+    stage.feed.received(mark(3, pos=4, lease_ms=5_000))
+    stage.feed.received(mark(1, pos=4, lease_ms=60_000, epoch=EPOCH + 1))
+    assert worker.changed == 2
+    assert stage.feed.give_back(worker, 15) == 30
+    assert stage.answer_confirm().settled == [Settled(4, False, [], [], (3,))]
+    assert stage.feed.give_back(worker, 30) == 70
+    assert stage.answer_confirm().settled == [Settled(4, False, [], [], (1, 4))]
+    stage.feed.received(mark(2, pos=4))
+    assert stage.answer_confirm().settled == [Settled(4, True, [], [])]
+    assert stage.feed.give_back(worker, 70) is None
+
+
 def test_leases_end_one_after_the_other() -> None:
     stage, worker = leased(1)
     worker.now = 10.0
@@ -705,6 +725,6 @@ def test_leases_end_one_after_the_other() -> None:
     stage.feed.received(mark(2, pos=3))
     stage.answer_confirm()
     assert stage.feed.give_back(worker, 35) == 40
-    assert stage.answer_confirm().settled == [Settled(1, True, [], [1])]
+    assert stage.answer_confirm().settled == [Settled(1, True, [], [], (1,))]
     assert stage.feed.give_back(worker, 40) is None
-    assert stage.answer_confirm().settled == [Settled(3, True, [], [3])]
+    assert stage.answer_confirm().settled == [Settled(3, True, [], [], (3,))]

@@ -7,7 +7,7 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
 from restmq.core.broker import Broker
-from restmq.core.jobs import Ack, Extend, Leased, Nack, Page
+from restmq.core.jobs import Ack, Extend, Leased, Nack, Outcome, Page
 from restmq.message import Mode, NewMessage, Put
 from tests.core.test_broker import Brokers
 from tests.turns import until
@@ -132,6 +132,44 @@ class Jobs(Brokers):
         await self.put(broker, b"b")
         first = await self.receive(broker, key=key)
         assert bodies(await self.receive(broker, key=key)) == bodies(first) == [b"a"]
+
+    async def test_what_is_said_again_under_its_key_is_answered_as_then(self) -> None:
+        broker, other, key = await self.broker(), await self.broker(), bytes(16)
+        await self.put(broker, b"a", b"b", b"c")
+        one, two, three = [found.receipt for found in await self.receive(broker, limit=3)]
+        stale = one._replace(id=99)
+        first = await broker.settle_once([one, stale], Ack(), key)
+        assert first == Outcome(["", "stale_receipt"], replayed=False)
+        again = await other.settle_once([one, stale], Ack(), key)
+        assert again == first._replace(replayed=True)
+        for receipts, verb in (([two], Ack()), ([one, stale], Nack(0))):
+            found = await other.settle_once(receipts, verb, key)
+            assert found == Outcome(["key_reused"] * len(receipts), replayed=False)
+        assert (await broker.inspect("q")).leased == 2
+        nacked = [await broker.settle_once([two], Nack(0), b"n" * 16) for _ in range(2)]
+        assert [one.codes for one in nacked] == [[""], [""]]
+        extended = [await broker.settle_once([three], Extend(60_000), b"e" * 16) for _ in range(2)]
+        assert [one.codes for one in extended] == [[""], [""]]
+        (back,) = await self.receive(broker, limit=3)
+        assert (back.message.body, back.message.attempt) == (b"b", 2)
+
+    async def test_who_names_no_key_leaves_none(self) -> None:
+        broker = await self.broker()
+        await self.put(broker, b"a", b"b", b"c")
+        one, two, three = [found.receipt for found in await self.receive(broker, limit=3)]
+        for receipt, verb in ((one, Ack()), (two, Nack(0)), (three, Extend(60_000))):
+            assert await broker.settle([receipt], verb) == [True]
+        look = self.look()
+        assert b"string" not in {look.type(key) for key in look.keys("restmq:{q}*")}
+
+    async def test_a_queue_that_remembers_no_keys_takes_them(self) -> None:
+        broker, key = await self.broker(), bytes(16)
+        await broker.change("q", {"dedup_ms": 0, "mode": 2})
+        puts = [(await self.put(broker, b"a", key=key))[0] for _ in range(2)]
+        assert [put.id for put in puts] == [1, 2]
+        (one,) = await self.receive(broker)
+        codes = [(await broker.settle_once([one.receipt], Ack(), key)).codes for _ in range(2)]
+        assert codes == [[""], ["stale_receipt"]]
 
     async def test_more_time(self) -> None:
         broker = await self.broker()

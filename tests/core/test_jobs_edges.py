@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
+from twisted.internet.task import deferLater
 
 from restmq.core.broker import Broker
-from restmq.core.jobs import Leased, Nack
-from restmq.errors import StoreError
-from restmq.message import NewMessage
+from restmq.core.jobs import UNPUT, Leased, Nack
+from restmq.errors import OutcomeUnknown, StoreAway, StoreError, StoreFull
+from restmq.message import NewMessage, Put
 from restmq.redis.keys import Keys
 from restmq.rules import queue_settings
+from restmq.web.v1.problems import CODES
 from tests.core.test_broker import Brokers
 from tests.turns import until
 
@@ -49,6 +54,17 @@ class Bounds(Brokers):
         puts = await broker.put("q", [NewMessage(b"refused"), NewMessage(b"refused")])
         assert [put.error for put in puts] == ["rate_limited"] * 2
         assert bodies(await broker.receive(["q"], 10).done) == [b"0", b"last"]
+
+    async def test_nothing_is_dropped_where_that_makes_no_room(self) -> None:
+        """What is leased or delayed is above the bound by itself, so a put is refused either way."""
+        broker = await self.broker()
+        for queue, bound, kept in (("q", "max_bytes", 20_000), ("p", "max_length", 3)):
+            await broker.put(queue, [NewMessage(b"x" * 9000, delay_ms=60_000)] * 3)
+            await broker.put(queue, [NewMessage(b"ready")])
+            await broker.change(queue, {bound: kept, "overflow": 2, "lim": 1})
+            puts = await broker.put(queue, [NewMessage(b"a"), NewMessage(b"b", delay_ms=60_000)])
+            assert [put.error for put in puts] == ["queue_full"] * 2, bound
+            assert bodies(await broker.receive([queue], 10).done) == [b"ready"], bound
 
     async def test_nobody_goes_without_because_another_took_what_one_call_may_give(self) -> None:
         broker = await self.broker()
@@ -133,6 +149,60 @@ class Settings(Brokers):
         assert bodies(await receiving.done) == [b"a"]
 
 
+class Halves(Brokers):
+    """Batches of several calls of which some meet an error of the store."""
+
+    async def put(self, *errors: StoreError | None) -> tuple[Broker, list[Put]]:
+        """A call for each; where there is an error, it comes instead of the reply."""
+        broker, left = await self.broker(), list(errors)
+        add_many = broker._queues.add_many
+
+        def failing(queue: str, messages: Any, mode: Any, answer: Any) -> None:
+            error = left.pop(0)
+            add_many(queue, messages, mode, answer) if error is None else answer(error)
+
+        self.patch(broker._queues, "add_many", failing)
+        return broker, await broker.put("q", [NewMessage(b"x")] * (1000 * len(errors)))
+
+    async def test_what_is_in_has_its_id_and_the_rest_its_error(self) -> None:
+        errors = None, OutcomeUnknown("lost"), StoreAway("gone"), None
+        broker, puts = await self.put(*errors)
+        assert [put.id for put in puts[:1000]] == list(range(1, 1001))
+        assert [put.error for put in puts[1000:3000]] == ["outcome_unknown"] * 1000 + [
+            "store_away"
+        ] * 1000
+        assert [put.id for put in puts[3000:]] == list(range(1001, 2001))
+        assert (await broker.inspect("q")).length == 2000
+
+    async def test_where_nothing_is_in_it_is_an_error(self) -> None:
+        with pytest.raises(StoreFull):
+            await self.put(StoreFull("full"), StoreAway("gone"))
+        with pytest.raises(OutcomeUnknown):
+            await self.put(StoreFull("full"), OutcomeUnknown("lost"))
+
+    def test_the_words_are_those_of_problems(self) -> None:
+        assert {kind: CODES[kind] for kind in UNPUT} == UNPUT
+
+
+class Room(Brokers):
+    """A bound on messages in flight, and who waits for its end."""
+
+    async def test_who_waits_hears_when_what_was_in_flight_is_deleted(self) -> None:
+        broker, other = await self.broker(), await self.broker()
+        await broker.change("q", {"max_flight": 1, "mode": 2})
+        await broker.put("q", [NewMessage(b"a"), NewMessage(b"b"), NewMessage(b"c")])
+        (first,) = await broker.receive(["q"]).done
+        receiving = broker.receive(["q"], wait_seconds=30.0)
+        await waits(broker)
+        broker._ticking.stop()
+        assert await other.delete("q", first.message.id)
+        (second,) = await receiving.done
+        receiving = broker.receive(["q"], wait_seconds=30.0)
+        await waits(broker)
+        assert await other.release("q", second.message.id)
+        assert bodies(await receiving.done) == [b"b"]
+
+
 class Lists(Brokers):
     """Which queues there are."""
 
@@ -184,7 +254,7 @@ class Lists(Brokers):
         )
         await broker.put("q", [NewMessage(b"x", delay_ms=ms) for ms in (60_000, 30_000)])
         at = [place for place, command in enumerate(sent) if b"ZADD" in command]
-        put = [place for place, command in enumerate(sent) if b"*32" in command[:3]]
+        put = [place for place, command in enumerate(sent) if b"*33" in command[:3]]
         assert at
         assert put
         assert at[0] < put[0], sent
@@ -236,6 +306,18 @@ class Outbox(Brokers):
         )
         found = bodies(await broker.receive(["a"], 1000).done)
         assert found == [b"in the way", *[b"%d" % n for n in range(100)]]
+
+
+class Redrive(Brokers):
+    """Dead letters of which some are over."""
+
+    async def test_it_goes_on_past_a_whole_step_that_is_over(self) -> None:
+        broker = await self.broker()
+        await broker.put("q.dead", [NewMessage(b"old", ttl_ms=1)] * 2500 + [NewMessage(b"x")])
+        await deferLater(reactor, 0.005)
+        assert await broker.redrive("q.dead", "q", 1000) == 1
+        assert bodies(await broker.receive(["q"], wait_seconds=15.0).done) == [b"x"]
+        assert await broker.redrive("q.dead", "q", 1000) == 0
 
 
 class Settled(Brokers):

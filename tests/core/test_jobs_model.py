@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 
 from restmq.core.broker import Broker
 from restmq.core.jobs import Ack, Extend, Leased, Nack
+from restmq.core.packs import Pack
 from restmq.core.receipts import Receipt
 from restmq.message import Message, NewMessage
 from restmq.redis.keys import Keys
@@ -68,6 +69,11 @@ class Life(RuleBasedStateMachine):
         self._set(b"mode", b"2", b"prio", b"1", b"max_attempts", b"2", b"backoff_jitter", b"0")
         self.jobs.set(priorities=True, max_attempts=2)
 
+    @property
+    def limited(self) -> bool:
+        """Whether each put must be looked at by itself."""
+        return bool(self.jobs.rules.max_length or self.jobs.rules.ttl)
+
     def teardown(self) -> None:
         self.hall.close()
 
@@ -89,7 +95,11 @@ class Life(RuleBasedStateMachine):
         """As the door for settings does: fields of the queue's hash; a bound of 0 is none."""
         key = Keys("restmq:").base(QUEUE)
         with self.valkey.client() as store:
-            store.hset(key, items=[*fields, b"lim", b"1"])
+            store.hset(key, items=[*fields])
+            if self.limited:
+                store.hset(key, b"lim", 1)
+            else:
+                store.hdel(key, b"lim")
             if fields[:2] == (b"max_length", b"0"):
                 store.hdel(key, b"max_length")
 
@@ -115,6 +125,19 @@ class Life(RuleBasedStateMachine):
             expected.append(self.jobs.put(body, ttl, delay, priority))
         found = self.ask(broker, lambda b: b.put(QUEUE, given))
         assert [one.error or one.id for one in found] == expected
+        self.look()
+
+    @precondition(lambda self: not self.limited)
+    @rule(broker=some, count=st.integers(1, 12))
+    def put_packed(self, broker: int, count: int) -> None:
+        """Many at once, which lie in the store as one or two."""
+        numbers = range(self.serial + 1, self.serial + count + 1)
+        self.serial += count
+        expected = [self.jobs.put(b"body %d" % number) for number in numbers]
+        lines = [b"%d" % number for number in numbers]
+        halves = filter(None, (lines[: count // 3], lines[count // 3 :]))
+        packs = [Pack({b"": (b"body ", b"")}, b"\n".join(half), len(half)) for half in halves]
+        assert self.ask(broker, lambda b: b.add_packs(QUEUE, packs)) == expected[0]
         self.look()
 
     @rule(broker=some, delay=seconds)
@@ -266,6 +289,7 @@ class Life(RuleBasedStateMachine):
         assert letters == self.jobs.dead
         info = self.ask(self.serial, lambda b: b.inspect(QUEUE))
         assert (info.leased, info.delayed) == (len(found[LEASED]), len(found[DELAYED]))
+        assert info.length >= len(found[READY]), "what is gone may still have a place"
 
     def pages(self, queue: str, state: str) -> list[Any]:
         """All of a state, a page of three at a time."""

@@ -14,10 +14,11 @@ from restmq.core.wire import (
     chunk_entries,
     chunk_head,
     chunk_numbers,
+    decode_entry,
+    decode_mark,
     encode_payload,
     encode_ttls,
     entry_id,
-    mark_pairs,
     shown_entries,
 )
 from restmq.message import Mode, Policy
@@ -58,7 +59,7 @@ def test_an_acknowledgement_counts_once_and_its_daemon_hears_of_it(desk: Desk) -
     assert ack(desk, [(3, 2), (3, 2), (3, 9), (4, 1)]) == [1, 0, 0, 0]
     (mark,) = desk.heard(DAEMONS[0])
     assert mark[:1] == b"A"
-    assert mark_pairs(mark) == (epoch(desk), [(3, 2)])
+    assert decode_mark(mark) == (epoch(desk), None, [(3, 2)])
     assert ack(desk, [(3, 2)]) == [0]
     assert desk.heard(DAEMONS[0]) == []
     assert desk.inspect().in_flight == 2
@@ -81,6 +82,19 @@ def test_what_is_left_of_a_chunk_keeps_its_consumers(desk: Desk) -> None:
     assert chunk_head(left).pos == 4
 
 
+def test_a_lease_that_ended_counts_and_the_last_one_makes_a_dead_letter(desk: Desk) -> None:
+    set_field(desk, "max_attempts", 2)
+    dealt(desk, 3)
+    desk.report("confirm", DAEMONS[0], settled=[Settled(3, False, [], [2], (1,))])
+    (again,) = desk.heard(DAEMONS[0])
+    messages = [decode_entry("q", entry) for entry in chunk_entries(again)]
+    assert [(message.id, message.attempt) for message in messages] == [(1, 1), (2, 0)]
+    pos = chunk_head(again).pos
+    desk.report("leave", DAEMONS[0], settled=[Settled(pos, True, [], [2], (1,))])
+    assert desk.store.zcard(desk.names[13]) == 1, "on its way to the dead letters"
+    assert desk.inspect().length == 2
+
+
 def test_a_thousand_at_once(desk: Desk) -> None:
     dealt(desk, 1000, room=1000)
     assert sum(ack(desk, [(1000, n) for n in range(1, 1001)])) == 1000
@@ -92,7 +106,7 @@ def test_nack_deals_it_again_at_once(desk: Desk) -> None:
     dealt(desk, 2)
     assert ack(desk, [(2, 1)], how="nack") == [1]
     mark, again = desk.heard(DAEMONS[0])
-    assert mark_pairs(mark)[1] == [(2, 1)]
+    assert decode_mark(mark) == (epoch(desk), None, [(2, 1)])
     assert [entry_id(entry) for entry in chunk_entries(again)] == [1]
     assert ack(desk, [(2, 1)]) == [0], "the old receipt is stale"
     assert ack(desk, [(chunk_head(again).pos, 1)]) == [1]

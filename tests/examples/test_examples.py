@@ -88,6 +88,44 @@ def test_sse(common_daemon: Daemon) -> None:
     assert run_python("test_sse.py", "--url", common_daemon.url).endswith("\nok\n")
 
 
+@pytest.mark.slow
+def test_work_queue(common_daemon: Daemon) -> None:
+    """A worker dies with a job in its hands, and one job can't be done."""
+    printed = run_python("work_queue.py", "--url", common_daemon.url)
+    assert "put aside: 'no number'" in printed
+    assert printed.endswith("\nok\n")
+
+
+def test_events(common_daemon: Daemon) -> None:
+    assert run_python("events.py", "--url", common_daemon.url).endswith("\nok\n")
+
+
+def test_events_go_on_where_a_reader_was_killed(common_daemon: Daemon, tmp_path: Path) -> None:
+    """Kill -9 with the place remembered: the next run prints the rest and nothing before it."""
+    words = [sys.executable, EXAMPLES / "events.py", "--url", common_daemon.url]
+    words += ["--topic", "killed.*", "--cursor", tmp_path / "cursor"]
+    for n in range(3):
+        reply = common_daemon.request("POST", "/v1/topics/killed.a/events", f"event {n}")
+        assert reply.status == 201
+        printed = tmp_path / f"printed-{n}"
+        with printed.open("wb") as output:
+            process = subprocess.Popen(words, stdout=output, env=environment())
+            try:
+                wait_until(lambda p=printed: p.read_bytes().count(b"\n") == 1, "a line")  # type: ignore[misc]
+                cursor = str(json.loads(common_daemon.request("GET", "/v1/events").body)["cursor"])
+                wait_until(
+                    lambda c=cursor: (
+                        (tmp_path / "cursor").exists()  # type: ignore[misc]
+                        and (tmp_path / "cursor").read_text() == c
+                    ),
+                    "the place",
+                )
+            finally:
+                process.kill()
+                process.wait(SECONDS)
+        assert printed.read_text().endswith(f' "event {n}"\n')
+
+
 @pytest.mark.parametrize("name", ["test_comet.py", "test_comet_curl.py", "test_websocket.py"])
 def test_a_consumer_gets_its_messages(name: str, common_daemon: Daemon, tool: Tool) -> None:
     tool("curl")
@@ -219,7 +257,7 @@ def test_trends_of_an_atom_feed(daemon: StartDaemon, tmp_path: Path) -> None:
     broker = daemon()
     broker.wait_for("/readyz")
     words = ("--url", broker.url, "--seen", tmp_path / "seen")
-    titles = run_python("trends.py", *words).splitlines()
+    titles = run_python("twitter_trends.py", *words).splitlines()
     assert titles[0] == "Ferry timetable for the winter"
     assert titles[3] == "Ferry Älvsborg back after the storm"
     entries = [json.loads(m.body) for m in drain(broker.port, "entries")]

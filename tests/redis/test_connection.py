@@ -5,22 +5,24 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import valkey as valkey_client
-from twisted.internet import protocol, reactor
+from twisted.internet import protocol, reactor, ssl
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import UNIXServerEndpoint
+from twisted.internet.endpoints import SSL4ServerEndpoint, UNIXServerEndpoint
 from twisted.logger import globalLogPublisher
+from twisted.protocols.portforward import ProxyFactory
 from twisted.trial.unittest import TestCase
 
 from restmq.errors import OutcomeUnknown, StoreAway, StoreError, StoreRefused
 from restmq.redis.connection import Store
 from restmq.redis.pipeline import encode
 from restmq.redis.scripts import load
-from restmq.store_address import StoreAddress
-from tests.support import ValkeyServer
+from restmq.store_address import StoreAddress, parse_redis_url
+from tests.support import ValkeyServer, make_certificate
 from tests.turns import until
 
 SCRIPTS = load()
@@ -155,8 +157,9 @@ class Refused(Stores):
         await until(lambda: attempts() > before + 8, "several tries")
         assert not store.ready
         refusals = [line for line in lines if "refuses us" in line]
-        assert 1 <= len(refusals) <= 3, "once for each of the three connections"
-        assert all("WRONGPASS" in line and "wrong\b" not in line for line in refusals)
+        (line,) = refusals
+        assert "WRONGPASS" in line
+        assert "wrong\b" not in line
         client.config_set("requirepass", "wrong")
         await self.all_up(store)
         assert await self.ask(store, b"PING") == b"PONG"
@@ -169,6 +172,69 @@ class Refused(Stores):
         await until(lambda: any("NOAUTH" in line for line in lines), "the reason")
         with pytest.raises(StoreAway):
             await self.ask(store, b"PING")
+
+
+class Proxy(ProxyFactory):
+    """Counts who connects."""
+
+    noisy = False
+    tries = 0
+
+    def buildProtocol(self, addr: Any) -> Any:
+        self.tries += 1
+        return super().buildProtocol(addr)
+
+
+class Encrypted(Stores):
+    """``rediss://``: a Valkey behind TLS, with a user."""
+
+    @pytest.fixture(autouse=True)
+    def _certificates(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.key, self.certificate = make_certificate(tmp_path)
+        self.trust = lambda: monkeypatch.setenv("SSL_CERT_FILE", self.certificate)
+
+    async def behind_tls(self) -> int:
+        """The port of a Valkey where nobody but alice, password ``p@ss``, may do anything."""
+        server = self.start_valkey()
+        client = self.look(server)
+        client.execute_command("ACL", "SETUSER", "alice", "on", ">p@ss", "~*", "&*", "+@all")
+        client.execute_command("ACL", "SETUSER", "default", "-@all", "+ping", "+acl")
+        context = ssl.DefaultOpenSSLContextFactory(self.key, self.certificate)
+        endpoint = SSL4ServerEndpoint(reactor, 0, context, interface="127.0.0.1")
+        self.proxy = Proxy("127.0.0.1", server.port)
+        port = await endpoint.listen(self.proxy)
+        self.addCleanup(port.stopListening)
+        number: int = port.getHost().port
+        return number
+
+    async def test_a_trusted_certificate_a_user_and_a_password(self) -> None:
+        self.trust()
+        port = await self.behind_tls()
+        store = self.store(parse_redis_url(f"rediss://alice:p%40ss@localhost:{port}/3"))
+        await self.all_up(store)
+        assert await self.ask(store, b"ACL", b"WHOAMI") == b"alice"
+
+    async def test_a_certificate_nobody_trusts_is_said_once_and_named(self) -> None:
+        lines = self.log()
+        port = await self.behind_tls()
+        self.store(parse_redis_url(f"rediss://alice:p%40ss@localhost:{port}"))
+        await until(lambda: any("refuses us" in line for line in lines), "the reason")
+        await until(lambda: self.proxy.tries > 8, "several tries")
+        (line,) = (line for line in lines if "refuses us" in line)
+        assert "certificate verify failed" in line
+
+    async def test_a_certificate_for_another_name_is_named(self) -> None:
+        self.trust()
+        lines = self.log()
+        port = await self.behind_tls()
+        self.store(parse_redis_url(f"rediss://alice:p%40ss@127.0.0.1:{port}"))
+        await until(lambda: any("another name" in line for line in lines), "the reason")
+
+    async def test_plain_text_to_a_store_that_speaks_tls(self) -> None:
+        lines = self.log()
+        port = await self.behind_tls()
+        self.store(parse_redis_url(f"redis://alice:p%40ss@localhost:{port}"))
+        await until(lambda: any("rediss://" in line for line in lines), "what to do")
 
 
 class Going(Stores):

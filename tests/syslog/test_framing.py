@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restmq.syslog.framing import Framer, Frames
+from restmq.syslog.framing import Framer, Frames, Lines
 
 LIMIT = 100
 
@@ -74,6 +76,35 @@ def test_any_bytes_survive_when_they_are_counted(messages):
 def test_any_bytes_but_lf_survive_in_lines(messages):
     stream = b"".join(b"x" + message + b"\n" for message in messages)
     assert lines(stream) == [b"x" + message for message in messages]
+
+
+START = st.sampled_from([b"<13>", b"<13>Nov", b"<1>1 ", b"<", b"x", b""])
+
+
+@given(st.lists(st.tuples(START, st.binary(max_size=60)), min_size=1, max_size=20), st.booleans())
+def test_lines_are_one_text_only_if_each_begins_as_lines_do(parts, same):
+    """What is said of them together is true of each."""
+    if same:
+        parts = [(parts[0][0], body) for _, body in parts]
+    messages = [start + body.replace(b"\n", b" ") for start, body in parts]
+    found = Lines.of(b"\n".join(messages))
+    assert (found is not None) == all(message.startswith(b"<") for message in messages)
+    if found is not None:
+        assert found.messages == messages
+        assert found.number == len(messages)
+        assert found.heads == {message[:7] for message in messages}
+        whole = b"".join(messages).decode("latin-1")
+        assert found.plain == (json.dumps(whole)[1:-1] == whole)
+
+
+def test_a_line_that_is_too_long_is_found_in_a_text_of_many():
+    short, long = b"<13>" + b"x" * 96 + b"\n", b"<13>" + b"x" * 97 + b"\n"
+    for stream in (short * 9, short * 9 + b"<13>rest"):
+        assert isinstance(Framer(LIMIT).feed(stream), Lines)
+    for stream in (long, short * 5 + long, long + short * 5, short + long + short):
+        frames = Framer(LIMIT).feed(stream)
+        assert isinstance(frames, Frames)
+        assert len(frames.cut) == 1
 
 
 def test_a_line_that_is_too_long_is_cut_once_and_the_next_is_whole():

@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from restmq.core.packs import Pack
 from restmq.errors import OutcomeUnknown, StoreAway, StoreError, StoreFull, StoreRefused
 from restmq.syslog.intake import ALL_BYTES, EACH_BYTES, GROUP_BYTES, RETRY_SECONDS, Intake
 
@@ -32,11 +33,16 @@ class Store:
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[str], Deferred[int]]] = []
         self.kept: dict[str, list[str]] = {}
+        self.packs: list[list[int]] = []
 
     def add_texts(self, queue: str, texts: Sequence[str]) -> Deferred[int]:
         done: Deferred[int] = Deferred()
         self.calls.append((queue, list(texts), done))
         return done
+
+    def add_packs(self, queue: str, packs: Sequence[Pack]) -> Deferred[int]:
+        self.packs.append([pack.messages for pack in packs])
+        return self.add_texts(queue, [b.decode() for pack in packs for b in pack.bodies()])
 
     def answer(self, error: StoreError | None = None) -> None:
         """Answer the oldest call."""
@@ -52,7 +58,7 @@ class Scene:
     def __init__(self) -> None:
         self.clock = Clock()
         self.store = Store()
-        self.intake = Intake(self.clock, self.store.add_texts)
+        self.intake = Intake(self.clock, self.store.add_texts, self.store.add_packs)
         self.source = self.new_source()
 
     def new_source(self) -> Source:
@@ -97,6 +103,45 @@ def test_a_call_has_at_most_a_thousand_messages_and_a_mebibyte(scene):
     while scene.store.calls:
         scene.store.answer()
     assert len(scene.store.kept["a"]) == 3504
+
+
+def pack(lines: list[str]) -> Pack:
+    return Pack({b"": (b"", b"")}, "\n".join(lines).encode(), len(lines))
+
+
+def test_packs_and_single_messages_keep_their_order(scene):
+    numbers = iter(range(100_000))
+
+    def some(count: int) -> list[str]:
+        return [str(next(numbers)) for _ in range(count)]
+
+    def put(how, count: int) -> None:
+        scene.intake.put(scene.source, "a", how(some(count)))
+
+    for how, count in ((list, 3), (pack, 600), (pack, 400), (pack, 1), (list, 2), (pack, 2500)):
+        put(how, count)
+    assert scene.source.held > 3503
+    scene.clock.advance(0)
+    assert [len(call[1]) for call in scene.store.calls] == [3, 1000, 1, 2, 1000, 1000, 500]
+    assert scene.store.packs == [[600, 400], [1], [1000], [1000], [500]]
+    scene.store.answer()
+    for _ in range(6):
+        scene.store.answer(StoreAway("away"))
+    scene.clock.advance(RETRY_SECONDS)
+    assert scene.store.packs[5:] == scene.store.packs[:5]
+    while scene.store.calls:
+        scene.store.answer()
+    assert scene.store.kept["a"] == [str(number) for number in range(3506)]
+    assert scene.intake.held == scene.source.held == 0
+
+
+def test_a_pack_counts_in_hand_as_what_is_read_of_it(scene):
+    each = Pack({b"": (b"x" * 100, b"y" * 100)}, b"\n" * 999, 1000)
+    scene.intake.put(scene.source, "a", each)
+    assert 200_000 <= scene.intake.held < 202_000
+    for _ in range(10):
+        scene.intake.put(scene.source, "a", each)
+    assert scene.source.paused
 
 
 def test_the_store_works_while_more_is_read(scene):

@@ -9,8 +9,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from restmq.syslog.framing import Frames
-from restmq.syslog.messages import FACILITIES, SEVERITIES, Encoder, structured_data
+from restmq.core.packs import Pack
+from restmq.syslog.framing import Framer, Frames, Lines
+from restmq.syslog.messages import (
+    FACILITIES,
+    FEWEST_PACKED,
+    SEVERITIES,
+    Bodies,
+    Encoder,
+    structured_data,
+)
 
 NOW = 1795294701.165406
 POSTFIX = "<22>Nov  1 00:12:04 gleicon-vm1 postfix/smtpd[4880]: connect from localhost[127.0.0.1]"
@@ -24,7 +32,15 @@ STRUCTURED = (
 def encoded(*lines: bytes | str, cut: int | None = None, **how: bool) -> dict[str, list[str]]:
     raw = [line.encode() if isinstance(line, str) else line for line in lines]
     frames = Frames(raw, frozenset() if cut is None else frozenset((cut,)))
-    return Encoder("10.0.0.7", **how).encode(frames, NOW)
+    return shown(Encoder("10.0.0.7", **how).encode(frames, NOW))
+
+
+def shown(queues: dict[str, Bodies]) -> dict[str, list[str]]:
+    """Packs as the messages that are read."""
+    return {
+        queue: [body.decode() for body in bodies.bodies()] if isinstance(bodies, Pack) else bodies
+        for queue, bodies in queues.items()
+    }
 
 
 def told(*lines: bytes | str, cut: int | None = None) -> list[dict[str, object]]:
@@ -209,6 +225,38 @@ def test_lines_in_company_are_told_as_lines_alone(lines, by_hostname, bsd_fields
     for line in lines:
         for queue, (body,) in encoded(line, **how).items():
             assert body in slow[queue]
+
+
+PACKABLE = st.from_regex(
+    r"<(0|13|22|[0-9]{1,3})>(1 |1|Nov  1 00:12:04 box app: )?[ -~é\\\t\r\x00\ud7ff\u2028]{0,20}",
+    fullmatch=True,
+)
+
+
+@given(st.lists(PACKABLE, min_size=1, max_size=40), st.booleans())
+@example(["<13>" + "x" * 9] * FEWEST_PACKED, True)
+@example(['<13>a"b', "<13>\\n", *["<191>é"] * FEWEST_PACKED], True)
+def test_lines_that_stay_together_say_what_each_says_alone(lines, repeat):
+    """The packs of a read, opened, are what any line alone is made into, to the byte."""
+    lines = [line.removesuffix("\r") for line in lines * (FEWEST_PACKED if repeat else 1)]
+    encoder = Encoder("10.0.0.7")
+    slow = [encoder._one(line.encode(), False, NOW)[1] for line in lines]
+    stream = "".join(f"{line}\n" for line in lines).encode()
+    frames = Framer(1 << 16).feed(stream)
+    assert isinstance(frames, Lines) or b"\r" in stream
+    assert shown(encoder.encode(frames, NOW)) == {"syslogd:10.0.0.7": slow}
+
+
+def test_many_lines_are_a_pack_and_few_are_not():
+    def made(*lines: bytes) -> list[bool]:
+        queues = Encoder("10.0.0.7").encode(Frames(list(lines)), NOW)
+        return [isinstance(bodies, Pack) for bodies in queues.values()]
+
+    assert made(*[b"<13>x"] * FEWEST_PACKED) == [True]
+    assert made(*[b"<13>x"] * (FEWEST_PACKED - 1)) == [False]
+    for odd in (b"x", b"<192>x", b"<13>1 x", b"<013>x", b"<13>\xff", b"", b"<13>a\nb"):
+        assert made(odd, *[b"<13>x"] * FEWEST_PACKED) == [False], odd
+        assert made(*[b"<13>x"] * FEWEST_PACKED, odd) == [False], odd
 
 
 def test_queues_by_the_hostname_in_the_line():

@@ -10,11 +10,14 @@ import json
 import socket
 import subprocess
 import threading
+import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any, ClassVar, Self, cast
 from urllib.parse import quote
 
 import pytest
@@ -183,6 +186,53 @@ def test_events_are_not_held_back(front: Any, path: str) -> None:
             assert stream.event()["data"]["body"] == word
 
 
+def test_a_poll_for_events_is_answered_when_one_comes(front: Any) -> None:
+    """At both doors, to whoever waits: the reader asks first, through the front."""
+    topic = f"{front.own}.polled"
+    agent = {"User-Agent": f"Ann uuid/{uuid.uuid4()}"}
+    other = {"User-Agent": f"Bob uuid/{uuid.uuid4()}"}
+    channel = f"/e/{front.own}/polled"
+    with ThreadPoolExecutor(2) as pool:
+        cursor = json.loads(front.broker.request("GET", "/v1/events").body)["cursor"]
+        asked = f"/v1/events?topic={topic}&wait=30&cursor={cursor}"
+        polls = [
+            pool.submit(front.front.request, "GET", asked),
+            pool.submit(front.front.request, "GET", f"{channel}?wait=30", None, agent),
+        ]
+        assert not wait(polls, 0.2).done, "nothing was published yet"
+        reply = front.front.request("POST", channel, '{"n": 1}', other)
+        assert reply.status == 201
+        answers = [json.loads(poll.result(DEADLINE_SECONDS).body) for poll in polls]
+    assert [answer["events"][0].get("body") for answer in answers] == [{"n": 1}, None]
+    assert answers[1]["events"][0]["data"] == {"n": 1}
+
+
+def test_events_of_topics_are_not_held_back(front: Any) -> None:
+    topic = f"{front.own}.streamed"
+    path = f"{front.front.prefix}/v1/stream?topic={topic}"
+    with Events(front.front.port, path, SSE) as stream:
+        assert stream.block()[""] == "ok"
+        for word in ("one", "two", "three"):
+            reply = front.front.request("POST", f"/v1/topics/{topic}/events", word)
+            assert reply.status == 201
+            assert stream.event()["data"]["body"] == word
+
+
+def test_a_worker_waits_for_a_job_behind_it(front: Any) -> None:
+    """Receive is a long poll, and a POST."""
+    queue = quote(f"{front.own}:jobs/a b", safe="")
+    asked = f"/v1/queues/{queue}/receive?wait=30"
+    with ThreadPoolExecutor(1) as pool:
+        poll = pool.submit(front.front.request, "POST", asked)
+        assert not wait([poll], 0.2).done, "there is no job yet"
+        body, kind = "a job", {"Content-Type": "text/plain"}
+        assert front.front.request("POST", f"/v1/queues/{queue}/messages", body, kind).status == 201
+        (job,) = json.loads(poll.result(DEADLINE_SECONDS).body)["messages"]
+    assert job["body"] == "a job"
+    said = json.dumps({"receipts": [job["receipt"]]})
+    assert front.front.request("POST", "/v1/ack", said).status == 200
+
+
 def test_a_client_that_leaves_is_gone_for_the_broker_too(front: Any) -> None:
     """Else the front would read a stream for nobody, and swallow what it is dealt."""
     queue = f"{front.own}:left"
@@ -326,6 +376,49 @@ def test_a_page_survives_the_restart_of_its_only_broker(
                 add(broker, "news", word)
             wanted = ["one", "two", "three", "four"]
             wait_until(lambda: page.bodies == wanted, lambda: f"{page.bodies} {page.given_up}")
+
+
+class Dying(BaseHTTPRequestHandler):
+    """A broker that takes a request, and dies before it has answered."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        if self.path == "/readyz":
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        else:
+            self.asked.append(self.path)
+            self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def dying_broker() -> Iterator[Daemon]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dying) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield cast("Daemon", SimpleNamespace(port=server.server_address[1]))
+        finally:
+            server.shutdown()
+            thread.join(DEADLINE_SECONDS)
+
+
+@pytest.mark.parametrize(
+    "path", ["/q/queue", "/?queue=queue", "/e/channel?method=POST&post-data=%7B%7D&callback=f"]
+)
+def test_what_changes_something_is_asked_once(tool: Tool, tmp_path: Path, path: str) -> None:
+    """A pop, a post by JSONP: the first broker may have done it before it died."""
+    Dying.asked.clear()
+    with ExitStack() as stack:
+        brokers = [stack.enter_context(dying_broker()) for _ in range(2)]
+        front = stack.enter_context(running(tool, "nginx", tmp_path, brokers))
+        assert front.request("GET", path).status == 502
+    assert Dying.asked == [path]
 
 
 def test_with_one_of_three_brokers_gone_the_others_serve(

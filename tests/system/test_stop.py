@@ -102,6 +102,24 @@ def test_requests_the_kernel_has_are_answered_too(
     assert broker.wait() == 0
 
 
+def test_while_it_ends_it_lives_and_is_not_ready(daemon: StartDaemon, clients: Holding) -> None:
+    """A load balancer that asks on a connection it has open learns that it must go elsewhere."""
+    broker = daemon()
+    wait_for_all(broker, "1")
+    idle, *asking = clients(broker.port, 4)
+    assert idle.request("GET", "/livez").status == 200
+    for client, path in zip(asking, ("/readyz", "/health", "/livez"), strict=True):
+        client.socket.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n".encode())
+    broker.terminate()
+    assert idle.socket.recv(1) == b"", "by then the end has begun"
+    for client in asking:
+        client.socket.sendall(b"\r\n")
+    answers = [client._answer() for client in asking]
+    assert [answer.status for answer in answers] == [503, 503, 200]
+    assert answers[0].body == b'{"status": "unavailable", "reason": "the broker is stopping"}\n'
+    assert broker.wait() == 0
+
+
 def test_stopped_before_the_store_answers_it_ends_without_a_complaint(
     daemon: StartDaemon, start_valkey: StartValkey
 ) -> None:

@@ -231,16 +231,6 @@ def test_bad_posts_publish_nothing(common_daemon, path, body, words):
     assert get(common_daemon, f"cursor={before}")["events"] == []
 
 
-@pytest.mark.parametrize("body", [b'"\xff"', b'{"x":"\xed\xa0\x80"}'])
-def test_lines_that_are_not_utf8_publish_nothing(common_daemon, body):
-    """Or every reader of the log would get JSON that is none."""
-    before = get(common_daemon, "topic=nobody.is.here")["cursor"]
-    lines = b'{"topic":"a","body":1}\n{"topic":"a","body":' + body + b"}"
-    kind = {"Content-Type": "application/x-ndjson"}
-    bad(common_daemon.request("POST", "/v1/events", lines, kind), "line 2", "UTF-8")
-    assert get(common_daemon, f"cursor={before}")["events"] == []
-
-
 @pytest.mark.parametrize(
     ("path", "body"),
     [
@@ -259,6 +249,26 @@ def test_with_an_idempotency_key_it_is_published_once(common_daemon, path, body)
     assert other.status == 422
     assert json.loads(other.body)["type"].endswith("key_reused")
     bad(common_daemon.request("POST", path, body, {**fields, "Idempotency-Key": "\xe9"}), "idempot")
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-ndjson"])
+@pytest.mark.parametrize("body", [b'{"x":"\xff"}', b'"\xff"'])
+def test_what_is_not_utf_8_is_refused(common_daemon, kind, body):
+    """Or every reader of the log would get what is no JSON."""
+    event = b'{"topic":"w.utf8","body":%b}' % body
+    data = event if "nd" in kind else b'{"events":[%b]}' % event
+    bad(common_daemon.request("POST", "/v1/events", data, {"Content-Type": kind}), "UTF-8")
+    assert get(common_daemon, "topic=w.utf8")["events"] == []
+
+
+@pytest.mark.parametrize("body", [b'"\xff"', b'{"x":"\xed\xa0\x80"}'])
+def test_lines_that_are_not_utf8_publish_nothing(common_daemon, body):
+    """Or every reader of the log would get JSON that is none."""
+    before = get(common_daemon, "topic=nobody.is.here")["cursor"]
+    lines = b'{"topic":"a","body":1}\n{"topic":"a","body":' + body + b"}"
+    kind = {"Content-Type": "application/x-ndjson"}
+    bad(common_daemon.request("POST", "/v1/events", lines, kind), "line 2", "UTF-8")
+    assert get(common_daemon, f"cursor={before}")["events"] == []
 
 
 @pytest.mark.parametrize(

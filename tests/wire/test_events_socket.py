@@ -64,6 +64,18 @@ def test_bad_commands(session, cmd, members):
     assert (answer["type"], answer["status"]) == ("error", 400)
 
 
+def test_own_events_come_to_who_was_told_that_it_is_subscribed(common_daemon):
+    """The first of a log on its daemon, too, where nobody follows the log yet."""
+    for number in range(5):
+        session = Session(common_daemon.port)
+        session.welcome()
+        session.do("subscribe", topic="own", log=f"own{number}")
+        assert session.next()["type"] == "cursor"
+        told = session.do("publish", topic="own", body=1, log=f"own{number}")
+        assert session.next()["cursor"] == told["cursor"]
+        session.close()
+
+
 BODIES = ['{"a":1.10,"a":18446744073709551616}', "[ 1e0 ]", "[" * 300 + "]" * 300]
 
 
@@ -82,15 +94,3 @@ def test_what_is_nested_too_deeply_is_told(session, members):
     session.socket.send(text.encode())
     answer = session.read()
     assert (answer["type"], answer["id"], answer["status"]) == ("error", "x", 400)
-
-
-def test_own_events_come_to_who_was_told_that_it_is_subscribed(common_daemon):
-    """The first of a log on its daemon, too, where nobody follows the log yet."""
-    for number in range(5):
-        session = Session(common_daemon.port)
-        session.welcome()
-        session.do("subscribe", topic="own", log=f"own{number}")
-        assert session.next()["type"] == "cursor"
-        told = session.do("publish", topic="own", body=1, log=f"own{number}")
-        assert session.next()["cursor"] == told["cursor"]
-        session.close()

@@ -353,6 +353,44 @@ def test_a_lost_reply_loses_no_message(jobs: Queue) -> None:
     assert jobs.receive(limit=10)[0]["body"] == "b"
 
 
+def test_an_ack_whose_reply_was_lost_is_said_again(jobs: Queue) -> None:
+    """And what came with the reply comes again, not something else."""
+    jobs.batch({"body": "a"}, {"body": "b"}, {"body": "c"})
+    (message,) = jobs.receive()
+    said = json.dumps({"receipts": [message["receipt"]], "next": {"limit": 1}})
+
+    def ack(path: str, body: str) -> Response:
+        return jobs.server.request("POST", f"/v1/{path}", body, {"Idempotency-Key": "a1"})
+
+    first, again = ack("ack", said), ack("ack", said)
+    assert (first.status, first.body) == (again.status, again.body)
+    assert value(first)["messages"][0]["body"] == "b"
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
+    assert (jobs.info()["ready"], jobs.info()["leased"]) == (1, 1)
+    problem(ack("nack", json.dumps({"receipts": receipts([message])})), 422, "key_reused")
+    (next_one,) = value(again)["messages"]
+    for verb, more in (("extend", {"lease": 60}), ("nack", {"delay": 0})):
+        given = json.dumps({"receipts": [next_one["receipt"]], **more})
+        told = [
+            jobs.server.request("POST", f"/v1/{verb}", given, {"Idempotency-Key": verb})
+            for _ in range(2)
+        ]
+        assert told[0].body == told[1].body
+        assert value(told[1])["failed"] == 0
+
+
+def test_a_lease_is_ended_again_under_its_key(jobs: Queue) -> None:
+    jobs.put("x")
+    path = f"/v1/leases/{jobs.receive()[0]['receipt']}"
+    both = [
+        jobs.server.request("DELETE", path, headers={"Idempotency-Key": "d1"}) for _ in range(2)
+    ]
+    assert [reply.status for reply in both] == [204, 204]
+    assert both[1].headers["idempotency-replayed"] == "true"
+    problem(jobs.server.request("DELETE", path), 409, "stale_receipt")
+
+
 # ---- time
 
 
@@ -716,6 +754,28 @@ def test_dead_letters_go_back_so_many_a_second(jobs: Queue) -> None:
         found += [message["body"] for message in jobs.receive(limit=20, wait=10)]
     assert found == [f"m{number}" for number in range(11)]
     assert letters.info()["ready"] == 1
+
+
+def test_a_queue_without_dead_letters_has_none(jobs: Queue) -> None:
+    """Whatever lies in a queue that is named as the setting is stored."""
+    Queue(jobs.server, "-").put("somebody else's")
+    jobs.settings(dead_letter=False)
+    assert jobs.info()["dead"] == 0
+    page = value(jobs.ask("GET", "/messages?state=dead"))
+    assert page == {"messages": [], "cursor": None}
+
+
+def test_the_dead_letters_of_the_longest_name_are_there(server: Daemon, queue: str) -> None:
+    longest = Queue(server, queue + "x" * (255 - len(queue)))
+    longest.put("x")
+    longest.settings(max_attempts=1)
+    (message,) = longest.receive()
+    ask(server, "nack", receipts=receipts([message]), delay=0)
+    letters = Queue(server, f"{longest.name}.dead")
+    (dead,) = letters.receive(wait=10)
+    assert dead["queue"] == letters.name
+    assert letters.ask("DELETE", "?force=true").status == 204
+    problem(Queue(server, f"{longest.name}x.dead").ask("GET"), 400, "bad_request")
 
 
 # ---- bounds

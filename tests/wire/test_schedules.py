@@ -75,6 +75,7 @@ def test_what_is_shown_can_be_put_again(server: Daemon) -> None:
     for message in (
         {"body": {"n": [1, None, "é"]}, "ttl": 0.5},
         {"body": "text", "content_type": "text/csv"},
+        {"body": "x", "priority": 9, "headers": {"x-kind": "report", "n": ""}},
         {"body": "AP8=", "encoding": "base64"},
         {"body": '{"as": "text"}', "content_type": "text/plain", "encoding": "text"},
         {"body": "a string", "encoding": "json"},
@@ -118,6 +119,28 @@ def test_it_runs_and_the_message_is_a_job(server: Daemon) -> None:
     assert get(server, "/q/sched-ticks").status == 409, "a queue of jobs"
 
 
+@pytest.mark.parametrize("priorities", [True, False])
+def test_a_message_has_its_priority_and_headers(server: Daemon, priorities: bool) -> None:
+    """A priority counts where the queue has priorities, and does no harm elsewhere."""
+    queue = f"sched-headers-{priorities}".lower()
+    said = json.dumps({"priorities": priorities})
+    assert server.request("PATCH", f"/v1/queues/{queue}/settings", said).status == 200
+    assert server.request("POST", f"/v1/queues/{queue}/messages", "before it").status == 201
+    message = {"body": "work", "priority": 7, "headers": {"X-Kind": "report", "restmq-run": "no"}}
+    shown = made(server, "quick", cron="* * * * * *", queue=queue, message=message)["message"]
+    assert shown["headers"] == {"x-kind": "report", "restmq-run": "no"}
+
+    def looks() -> list[dict[str, Any]]:
+        return json.loads(get(server, f"/v1/queues/{queue}/messages").body)["messages"]  # type: ignore[no-any-return]
+
+    found = wait_until(lambda: len(looks()) > 1 and looks(), "the first run")
+    first, second = found[:2]
+    run = first if priorities else second
+    assert (run["body"], run["headers"]["x-kind"]) == ("work", "report")
+    assert run["headers"]["restmq-schedule"] == "quick"
+    assert run["headers"]["restmq-run"].endswith("Z")
+
+
 @pytest.mark.parametrize(
     ("wrong", "member"),
     [
@@ -151,6 +174,12 @@ def test_it_runs_and_the_message_is_a_job(server: Daemon) -> None:
         ({"message": {"body": "x", "ttl": 1e300}}, "message.ttl"),
         ({"message": {"body": "x", "ttl": "3"}}, "message.ttl"),
         ({"message": {"body": "x", "ttl": True}}, "message.ttl"),
+        ({"message": {"body": "x", "priority": 10}}, "message.priority"),
+        ({"message": {"body": "x", "priority": True}}, "message.priority"),
+        ({"message": {"body": "x", "headers": []}}, "message.headers"),
+        ({"message": {"body": "x", "headers": {"n": 1}}}, "message.headers"),
+        ({"message": {"body": "x", "headers": {"a b": "c"}}}, "message.headers"),
+        ({"message": {"body": "x", "headers": {"n": "x" * 9000}}}, "message.headers"),
     ],
 )
 def test_a_mistake_is_named_and_nothing_is_made(

@@ -367,6 +367,85 @@ def test_a_lease_that_ends_brings_the_message_back(
     assert ack(server, second["receipt"])[0] == 200
 
 
+def test_an_ack_of_a_stream_is_said_again_under_its_key(
+    server: Daemon, queue: str, events: Open
+) -> None:
+    make_jobs(server, queue)
+    stream = started(server, events, queue, f"/v1/queues/{queue}/stream?ack=1&lease=60")
+    put(server, queue, "x", "y")
+    one, two = (stream.json_line()["receipt"] for _ in range(2))
+
+    def say(*receipts: str) -> Any:
+        body = json.dumps({"receipts": [*receipts, "nonsense!"]})
+        return server.request("POST", "/v1/ack", body, {"Idempotency-Key": "s1"})
+
+    first, again = say(one), say(one)
+    assert (first.status, again.status, first.body) == (200, 200, again.body)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert say(one, two).status == 422
+    assert ack(server, two)[0] == 200
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_who_does_not_acknowledge_uses_up_attempts(
+    server: Daemon, queue: str, events: Open, leaves: bool
+) -> None:
+    """Because the lease ends, or because the worker goes."""
+    make_jobs(server, queue)
+    path = f"/v1/queues/{queue}"
+    server.request("PATCH", f"{path}/settings", '{"max_attempts": 2}')
+    lease = 600 if leaves else 0.2
+    stream = started(server, events, queue, f"{path}/stream?ack=1&lease={lease}")
+    put(server, queue, "poison")
+    assert stream.json_line()["attempt"] == 1
+    if leaves:
+        stream.socket.close()
+        stream = events(f"{path}/stream?ack=1&lease={lease}").head()
+    assert stream.json_line()["attempt"] == 2
+    if leaves:
+        stream.socket.close()
+    body = '{"wait": 20}'
+    reply = server.request("POST", f"/v1/queues/{queue}.dead/receive", body)
+    (dead,) = json.loads(reply.body)["messages"]
+    assert (dead["body"], dead["headers"]["restmq-attempts"]) == ("poison", "2")
+
+
+def test_a_long_poll_gets_what_a_stream_gave_up(server: Daemon, queue: str, events: Open) -> None:
+    make_jobs(server, queue)
+    stream = started(server, events, queue, f"/v1/queues/{queue}/stream?ack=1&lease=600")
+    put(server, queue, "x")
+    assert stream.json_line()["attempt"] == 1
+    stream.socket.close()
+    reply = server.request("POST", f"/v1/queues/{queue}/receive", '{"wait": 20}')
+    (message,) = json.loads(reply.body)["messages"]
+    assert message["attempt"] == 2
+
+
+def test_a_lease_of_a_stream_is_extended(server: Daemon, queue: str, events: Open) -> None:
+    """One takes longer than the stream said, the other stays as short as it was."""
+    make_jobs(server, queue)
+    stream = started(server, events, queue, f"/v1/queues/{queue}/stream?ack=1&lease=1")
+    put(server, queue, "long", "short")
+    long, short = stream.json_line(), stream.json_line()
+    said = json.dumps({"receipts": [long["receipt"]], "lease": 600})
+    reply = server.request("POST", "/v1/extend", said)
+    assert (reply.status, json.loads(reply.body)["failed"]) == (200, 0)
+    assert stream.json_line()["id"] == short["id"]
+    assert ack(server, long["receipt"])[0] == 200
+    assert server.request("POST", "/v1/extend", said).status == 409
+
+
+def test_an_extension_may_cut_a_lease_short(server: Daemon, queue: str, events: Open) -> None:
+    make_jobs(server, queue)
+    stream = started(server, events, queue, f"/v1/queues/{queue}/stream?ack=1&lease=600")
+    put(server, queue, "x")
+    first = stream.json_line()
+    said = json.dumps({"receipts": [first["receipt"]], "lease": 0.1})
+    assert server.request("POST", "/v1/extend", said).status == 200
+    again = stream.json_line()
+    assert (again["id"], again["receipt"] == first["receipt"]) == (first["id"], False)
+
+
 def test_nack_gives_it_to_the_next_at_once(server: Daemon, queue: str, events: Open) -> None:
     make_jobs(server, queue)
     stream = started(server, events, queue, f"/v1/queues/{queue}/stream?ack=1&lease=60")

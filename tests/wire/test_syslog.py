@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import subprocess
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
-from tests.support import DEADLINE_SECONDS, Daemon, ValkeyServer, free_port, twistd, wait_until
+from tests.support import (
+    DEADLINE_SECONDS,
+    Daemon,
+    ValkeyServer,
+    free_port,
+    make_certificate,
+    twistd,
+    wait_until,
+)
+from tests.system.processes import stopped
 from tests.wire.clients import add, get, pop
 
 SYSLOGD = twistd("syslogd")
@@ -158,6 +169,28 @@ def test_by_a_unix_socket(make, tmp_path):
     assert server.lines(1, "syslogd:unix")[0]["host"] == "unix"
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_beside_a_port_for_tls_nothing_is_taken_in_clear(make, tmp_path, processes):
+    """An endpoint is for TCP: datagrams to its port would come without any cipher."""
+    key, certificate = make_certificate(tmp_path)
+    port = free_port()
+    place = f"ssl:{port}:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
+    server = make("--syslog-listen", place, "--syslog-listen", "::1", "--processes", processes)
+    assert f"listening on 127.0.0.1:{port}\n" in server.log
+    assert f"listening on [::1]:{server.syslog_port} (UDP)\n" in server.log
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.connect(("127.0.0.1", port))
+        sender.send(b"<13>in clear")
+        with pytest.raises(ConnectionRefusedError):
+            sender.recv(1)
+    plain = socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS)
+    context = ssl.create_default_context(cafile=certificate)
+    context.check_hostname = False
+    with context.wrap_socket(plain) as sender:
+        sender.sendall(b"<13>in cipher\n")
+        assert server.lines(1)[0]["line"] == "<13>in cipher"
+
+
 def test_who_cuts_the_connection_loses_half_a_line_only(server):
     with server.tcp() as connection:
         connection.sendall(b"<13>whole\n<13>half")
@@ -172,6 +205,33 @@ def test_lines_are_pushed_as_all_messages_are(server, comet):
     stream = comet(f"/c/{HERE}")
     server.send(b"<13>pushed\n")
     assert json.loads(stream.message()["value"])["line"] == "<13>pushed"
+
+
+def test_a_burst_of_lines_is_messages_as_all_others_at_every_door(server, comet):
+    """They wait as a few packs; nobody who looks, deletes, takes or listens can tell."""
+    count = 2500
+    add(server, HERE, "first")
+    server.send(b"".join(b"<13>number %d\n" % number for number in range(count)))
+    wait_until(lambda: server.length() == 1 + count, lambda: f"{count} lines; log:\n{server.log}")
+    add(server, HERE, "last")
+    pop(server, HERE)
+    path = f"/v1/queues/{quote(HERE)}/messages"
+    page = json.loads(get(server, f"{path}?limit=1000").body)
+    wanted = {f"<13>number {number}": number for number in range(count)}
+    assert [json.loads(m["body"])["line"] for m in page["messages"]] == list(wanted)[:1000]
+    first = page["messages"][0]["id"]
+    one = json.loads(get(server, f"{path}/{first + 2000}").body)
+    assert json.loads(one["body"])["line"] == "<13>number 2000"
+    assert server.request("DELETE", f"{path}/{first + 2000}").status == 204
+    assert get(server, f"{path}/{first + 2000}").status == 404
+    taken = pop(server, HERE)
+    assert taken["key"] == f"{HERE}:{first}"
+    assert server.length() == count
+    stream = comet(f"/c/{HERE}")
+    values = [stream.message()["value"] for _ in range(count - 1)]
+    assert values.pop() == "last"
+    numbers = [wanted[json.loads(value)["line"]] for value in values]
+    assert numbers == [number for number in range(1, count) if number != 2000]
 
 
 def test_it_is_the_whole_broker(server, queue):
@@ -315,6 +375,23 @@ def test_what_was_taken_is_with_the_store_when_the_daemon_ends(make, valkey):
         assert server.stop() == 0
     server.start("/readyz")
     assert server.length() == 5000
+
+
+def test_what_the_kernel_has_at_the_end_is_read(make, valkey):
+    """The daemon is told to end while it stands still: lines of senders that have gone, and datagrams."""
+    server = make("--redis-url", valkey.url)
+    with server.tcp() as faithful:
+        faithful.sendall(b"<13>first\n")
+        wait_until(lambda: server.length() == 1, "the first line")
+        with stopped(server.pid):
+            faithful.sendall(b"<13>more\n" * 100)
+            server.send(*[b"<13>x\n"] * 900)
+            for _ in range(50):
+                server.datagram(b"<13>y")
+            server.terminate()
+        assert server.wait() == 0
+    server.start("/readyz")
+    assert server.length() == 1051
 
 
 # -- real senders ---------------------------------------------------------------------------------

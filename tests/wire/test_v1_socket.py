@@ -116,6 +116,15 @@ def test_put_and_subscribe(session: Session, queue: str) -> None:
     assert session.do("put", **add_open) == {"queue": queue, "id": 1}
 
 
+def test_an_ack_is_said_again_under_its_key(session: Session, queue: str) -> None:
+    session.do("put", queue=queue, body="x")
+    (message,) = session.do("receive", queue=queue)["messages"]
+    said = {"receipts": [message["receipt"]], "idempotency_key": "k"}
+    assert session.do("ack", **said) == {"results": [{"ok": True}], "failed": 0}
+    assert session.do("ack", **said) == {"results": [{"ok": True}], "failed": 0, "replayed": True}
+    assert session.answer("nack", **said)["code"] == "key_reused"
+
+
 def test_messages_of_an_open_queue_arrive(session: Session, server: Daemon, queue: str) -> None:
     session.do("subscribe", queue=queue)
     add(server, queue, "hello")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import base64
+import socket
+import ssl
 from pathlib import Path
 
 import pytest
 
+from tests.support import DEADLINE_SECONDS, free_port, make_certificate
 from tests.wire.clients import add, get, post
-from tests.wire.websockets import BINARY, CLOSE, PING, PONG, TEXT, encoded
+from tests.wire.websockets import BINARY, CLOSE, PING, PONG, TEXT, Socket, encoded
 
 
 def test_messages_are_pushed_as_text_frames(server, queue, ws):
     client = ws(f"/ws/{queue}")
     assert client.status == 101
+    assert client.headers["server"] == get(server, "/livez").headers["server"]
     for value in ("one", "zwei é €", "x" * 200, "y" * 70_000):
         add(server, queue, value)
     got = [client.message() for _ in range(4)]
@@ -80,6 +84,30 @@ def test_who_sends_pings_and_never_reads_is_cut_off(queue, ws):
     with pytest.raises((ConnectionResetError, BrokenPipeError)):
         for _ in range(1000):  # 131 MB, of which the kernel holds a few
             client.socket.sendall(pings)
+
+
+@pytest.mark.parametrize("way", ["tls", "unix"])
+def test_so_is_who_does_it_by_another_way(daemon, tmp_path, way):
+    key, certificate = make_certificate(tmp_path)
+    port, path = free_port(), tmp_path / "s"
+    tls = f"ssl:{port}:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
+    daemon("--listen", "127.0.0.1", "--listen", tls if way == "tls" else f"unix:{path}")
+    if way == "tls":
+        context = ssl.create_default_context(cafile=certificate)
+        plain = socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS)
+        connection = context.wrap_socket(plain, server_hostname="localhost")
+    else:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(DEADLINE_SECONDS)
+        connection.connect(str(path))
+    with connection:
+        client = Socket(connection, "/ws/x")
+        assert client.status == 101
+        pings = encoded(b"*" * 125, PING) * 1000
+        with pytest.raises((ConnectionError, ssl.SSLError)):
+            for _ in range(1000):
+                client.socket.sendall(pings)
+        client.close()
 
 
 def test_the_longest_message_is_an_option(daemon, ws):

@@ -52,10 +52,18 @@ def encoded(
 class Socket:
     """A WebSocket: a handshake, frames out with a mask, frames in without."""
 
-    def __init__(self, port: int, path: str, *headers: str, **changes: str) -> None:
-        """``headers`` are added to the handshake; ``changes`` take the place of its own fields."""
-        self.socket = socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(
+        self, place: int | socket.socket, path: str, *headers: str, **changes: str
+    ) -> None:
+        """``place`` is a port, or a connection that is there already.
+
+        ``headers`` are added to the handshake; ``changes`` take the place of its own fields.
+        """
+        if isinstance(place, int):
+            self.socket = socket.create_connection(("127.0.0.1", place), DEADLINE_SECONDS)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        else:
+            self.socket = place
         self._file = self.socket.makefile("rb")
         key = base64.b64encode(os.urandom(16)).decode()
         fields = {

@@ -12,16 +12,27 @@ local reply, size, last = {text(now), ''}, 0, ''
 if state == 'ready' then
   -- Both places are read a few at a time: how large the messages are is not known before.
   local from, at = after == '' and '-' or '(' .. after .. '\255', 0
-  if after ~= '' and string.byte(after) == 9 then at = place_of(unpack_bytes('>I7', after, 2) + 1) end
+  local first, in_fold = 0, nil
+  if after ~= '' and string.byte(after) == 9 then
+    first = unpack_bytes('>I7', after, 2) + 1
+    at = place_of(first)
+  end
   local sorted, listed, a, b, looked = {}, {}, 1, 1, 0
   local function next_two()
     if a > #sorted and from ~= '+' then
       sorted, a = call('ZRANGEBYLEX', Y, from, '+', 'LIMIT', 0, STEP), 1
       from = #sorted > 0 and '(' .. sorted[#sorted] or '+'
     end
-    if b > #listed then
+    if b > #listed and not in_fold then
       listed, b = call('LRANGE', L, at, at + STEP - 1), 1
       at = at + #listed
+      if #listed == 0 then in_fold = math.max(place_in_fold(first), 0) end
+    end
+    while b > #listed and in_fold do
+      local element = call('LINDEX', F, in_fold)
+      if not element then break end
+      listed, b, in_fold = entries_of(element), 1, in_fold + 1
+      while listed[b] and entry_id(listed[b]) < first do b = b + 1 end
     end
     return sorted[a], listed[b] and '\9' .. listed[b]
   end

@@ -2,7 +2,7 @@
 -- Atomic: it is part of the script that uses it, never run alone.
 -- KEYS: 1 {q} hash, 2 :l waiting list, 3 :w broadcast window, 4 :r round-robin window,
 --       5 :c daemons, 6 :t turn of the slots, 7 :m room of the slots, 8 :h history for replay,
---       9 :p presence, 10 :y ready again, 11 :j, 12 :x, 13 :d, 14 :k (see keys.py and jobs.lua)
+--       9 :p presence, 10 :y ready again, 11 :j, 12 :x, 13 :d, 14 :k (see keys.py and jobs.lua), 15 :f folded
 -- ARGV: 1 now in ms ("0": the server's clock); the rest belongs to the script.
 -- Returns: nothing.
 --
@@ -12,6 +12,17 @@
 --          last error, headers, last error.
 -- Ready    messages are in the list, and in :y if they came back or have a priority: a sorted set of
 --          I1 9 - priority, entry; all scores are 0, so it is in the order of priorities, then ids.
+-- Folded   messages are in :f, all with higher ids than those in the list: packs, and entries that came while packs
+--          waited. The field fold is how many messages that are.
+-- Pack     of n messages with ids in a row: "\255" (no id begins so), I7 the first id, I6 created ms, I6 expires ms, I4 n,
+--          I4 how many were deleted, I4 the place of each from 0, I1 how many templates, of each (I1 length, key,
+--          I2 length, front, I2 length, back), then n lines with LF between. A body is front, line, back; its key is the digits
+--          of the <digits> that the line begins with, or nothing.
+--          add puts packs in, or their messages if somebody streams, observes, or the queue is new; import, put and
+--          add put entries behind packs (append). Who takes from what is ready (next_run: pop, receive, redrive, peek,
+--          put where it makes room, all that drain) unfolds packs into the list first, 1,000 messages or so a call.
+--          find, browse and inspect read packs as they lie, delete marks the place in them; purge and
+--          remove drop them. The others do not look at what waits.
 -- Chunk    kind 'b' or 'r', I7 epoch, I7 prev, I7 pos, I7 bpos, I4 n, owner (12 bytes; kind 'b': I7 base,
 --          5 bytes), n x I4 entry lengths, kind 'r': n x I4 consumer numbers, entries.
 -- Position counts pushed messages (bpos: their bytes); a chunk covers prev+1 .. pos.
@@ -24,7 +35,7 @@
 -- pos, I7 bpos (up to there it read), I7 deadline ms (0: being taken apart), I7 last dealt pos.
 
 local Q, L, W, R, C, T, M, H = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local Y = KEYS[10]
+local Y, F = KEYS[10], KEYS[15]
 local MAX_MESSAGES, MAX_BYTES = 1000, 1048576            -- of one call
 local STEP = 16                                          -- entries read before their size is known
 local UNSAFE_MESSAGES, UNSAFE_BYTES = 3000, 8388608      -- broadcast: pushed, with no kernel yet
@@ -72,7 +83,7 @@ end
 
 -- A script that writes in several places looks at the types of all first: nothing is rolled back.
 local KINDS = {'hash', 'list', 'zset', 'zset', 'hash', 'list', 'hash', 'list', 'hash', 'zset', 'hash',
-               'zset', 'zset', 'zset'}
+               'zset', 'zset', 'zset', 'list'}
 local function check_types()
   for i, wanted in ipairs(KINDS) do
     local kind = call('TYPE', KEYS[i]).ok
@@ -123,11 +134,106 @@ local function split(chunk)
   return entries, string.sub(chunk, 34, 45)
 end
 
--- Append to the waiting list, in slices a Lua call can take.
-local function append(entries, from)
+local function push_entries(key, entries, from)
   for i = from, #entries, MAX_MESSAGES do
-    call('RPUSH', L, unpack(entries, i, math.min(i + MAX_MESSAGES - 1, #entries)))
+    call('RPUSH', key, unpack(entries, i, math.min(i + MAX_MESSAGES - 1, #entries)))
   end
+end
+
+-- Append to what waits, in slices a Lua call can take: behind packs if there are any.
+local function append(entries, from)
+  if from > #entries then return end
+  if call('EXISTS', F) == 0 then
+    push_entries(L, entries, from)
+  else
+    push_entries(F, entries, from)
+    call('HINCRBY', Q, 'fold', #entries - from + 1)
+  end
+end
+
+-- Of an element of :f: its first id, and how many messages it is.
+local function span(element)
+  if string.byte(element) ~= 255 then return entry_id(element), 1 end
+  return (unpack_bytes('>I7', element, 2)), (unpack_bytes('>I4', element, 21))
+end
+
+-- The entries of an element of :f, behind those that are in `entries` already.
+local function entries_of(element, entries)
+  entries = entries or {}
+  local had = #entries
+  if string.byte(element) ~= 255 then
+    entries[had + 1] = element
+    return entries
+  end
+  local first, created, expires, n, deleted, at = unpack_bytes('>I7I6I6I4I4', element, 2)
+  local is_deleted, fronts, backs = {}, {}, {}
+  for _ = 1, deleted do
+    is_deleted[unpack_bytes('>I4', element, at) + 1], at = true, at + 4
+  end
+  local templates, key, front, back
+  templates, at = unpack_bytes('>I1', element, at)
+  local stamp = pack('>I6I6', created, expires) .. '\0'
+  for _ = 1, templates do
+    key, front, back, at = unpack_bytes('>I1c0I2c0I2c0', element, at)
+    fronts[key], backs[key] = stamp .. front, back
+  end
+  local find, match, sub = string.find, string.match, string.sub
+  front, back = fronts[key], backs[key]  -- those of all lines, if there is only one
+  for i = 1, n do
+    local stop = find(element, '\n', at, true) or #element + 1
+    if is_deleted[i] then
+      entries[had + i] = pack(HEAD, first + i - 1, created, 1)
+    else
+      if templates > 1 then
+        key = match(element, '^<(%d+)>', at) or ''
+        front, back = fronts[key], backs[key]
+      end
+      entries[had + i] = pack('>I7', first + i - 1) .. front .. sub(element, at, stop - 1) .. back
+    end
+    at = stop + 1
+  end
+  return entries
+end
+
+-- Where :f may have this id: the index of the last element that does not begin above it, or -1.
+local function place_in_fold(id)
+  local low, high = 0, call('LLEN', F)
+  while low < high do
+    local at = math.floor((low + high) / 2)
+    if span(call('LINDEX', F, at)) <= id then low = at + 1 else high = at end
+  end
+  return low - 1
+end
+
+-- The entry in :f with this id, the index of its element, the element, its place there from 0; or nil.
+local function folded(id)
+  local at = place_in_fold(id)
+  local element = at >= 0 and call('LINDEX', F, at)
+  if not element then return nil end
+  local first, n = span(element)
+  if id >= first + n then return nil end
+  return entries_of(element)[id - first + 1], at, element, id - first
+end
+
+-- Where fewer than `wanted` messages are in the list, those at the head of :f become entries of it: until it has
+-- MAX_MESSAGES, of which the last may come with its whole pack, or MAX_BYTES.
+local function unfold(wanted)
+  if call('EXISTS', F) == 0 then return end
+  local waiting = call('LLEN', L)
+  if waiting >= wanted then return end
+  check_types()
+  local entries, size, at = {}, 0, 0
+  while waiting + #entries < MAX_MESSAGES and size < MAX_BYTES do
+    local element = call('LINDEX', F, at)
+    if not element then break end
+    local before = #entries
+    entries_of(element, entries)
+    for i = before + 1, #entries do size = size + #entries[i] end
+    at = at + 1
+  end
+  push_entries(L, entries, 1)
+  call('LTRIM', F, at, -1)
+  if call('HINCRBY', Q, 'fold', -#entries) == 0 then call('HDEL', Q, 'fold') end
 end
 
 -- Messages that came back are ready again, before all that have a higher id.
@@ -383,6 +489,7 @@ end
 
 -- What is ready and comes first, all from one place, without taking it: entries and that place.
 local function next_run(wanted)
+  unfold(wanted)
   local first = call('ZRANGE', Y, 0, 0)[1]
   if not first then return head_of_list(wanted), L end
   local head = call('LINDEX', L, 0)
@@ -484,28 +591,32 @@ local function take_out(s, chunk, leaves)
 end
 
 -- Dealt chunks a daemon is through with, from ARGV[at]: how many, then for each its position,
--- "1" if all of it is done but what comes back, the ids that are done, those that come back.
--- Idempotent: what is not in the chunk any more is passed over.
+-- "1" if all of it is done but what comes back, the ids that are done, those that come back, those
+-- that come back because their lease is over: these are returned. Idempotent: what is not in the
+-- chunk any more is passed over.
 local function settle(s, me, at)
-  local back = {}
+  local back, over = {}, {}
   for _ = 1, tonumber(ARGV[at]) do
     local pos, whole, done, returns = ARGV[at + 1], ARGV[at + 2] == '1', numbers(ARGV[at + 3]), numbers(ARGV[at + 4])
-    at = at + 4
+    local ended = numbers(ARGV[at + 5])
+    at = at + 5
     local chunk = call('ZRANGEBYSCORE', R, pos, pos)[1]
     if chunk and string.sub(chunk, 34, 45) == me then
-      if whole and next(returns) == nil then
+      if whole and next(returns) == nil and next(ended) == nil then
         local _, _, _, _, n = unpack_bytes(CHUNK, chunk, 2)
         call('ZREM', R, chunk)
         s.out = s.out - n
       else
-        local left = take_out(s, chunk, function(id) return whole or done[id] or returns[id] end)
+        local left = take_out(s, chunk, function(id) return whole or done[id] or returns[id] or ended[id] end)
         for _, e in ipairs(left) do
           if returns[entry_id(e)] then back[#back + 1] = e end
+          if ended[entry_id(e)] then over[#over + 1] = e end
         end
       end
     end
   end
   put_back(back)
+  return over
 end
 
 -- Nothing is out any more.

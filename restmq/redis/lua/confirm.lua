@@ -26,7 +26,11 @@ for i = 11, slots_end, 2 do
   end
 end
 remove_slots(gone)
-settle(s, me, slots_end + 1)
+local over = settle(s, me, slots_end + 1)
+if #over > 0 then
+  -- jobs.lua stands here
+  leases_over(s, now, over)
+end
 local complete = forget_dead(s, now, me, ARGV[9] == 'look')
 local went = drain(s, now)
 save_state(s)

@@ -12,8 +12,10 @@ save_state(s)
 if not complete then return {0, 1} end
 check_types()
 if call('HDEL', KEYS[11], text(id)) == 1 then
-  call('ZREM', KEYS[12], text(id))
+  local leased = call('ZREM', KEYS[12], text(id)) == 1
   call('ZREM', KEYS[13], text(id))
+  -- Some may wait for room: a bound on messages in flight.
+  if leased and tonumber(call('HGET', Q, 'wait') or 0) > now then call('PUBLISH', Q .. ':wake', '1') end
   return {1, 0}
 end
 -- jobs.lua stands here
@@ -23,8 +25,14 @@ if member then
   return {is_gone(string.sub(member, 2), now) and 0 or 1, 0}
 end
 local at = place_of(id)
-local e = call('LINDEX', L, at)
-if not e or entry_id(e) ~= id or is_gone(e, now) then return {0, 0} end
+local e, place, element = call('LINDEX', L, at), nil, nil
+if not e or entry_id(e) ~= id then e, at, element, place = folded(id) end
+if not e or is_gone(e, now) then return {0, 0} end
 local _, created = unpack_bytes(HEAD, e)
-call('LSET', L, at, pack(HEAD, id, created, 1))
+if not element or element == e then
+  call('LSET', element and F or L, at, pack(HEAD, id, created, 1))
+else
+  call('LSET', F, at, string.sub(element, 1, 24) .. pack('>I4I4', unpack_bytes('>I4', element, 25) + 1, place)
+    .. string.sub(element, 29))
+end
 return {1, 0}

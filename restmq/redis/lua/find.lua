@@ -14,5 +14,6 @@ if record then
 end
 local member = ready_again(id)
 local e = member and string.sub(member, 2) or call('LINDEX', L, place_of(id))
+if not e or entry_id(e) ~= id then e = folded(id) end
 if e and entry_id(e) == id and not is_gone(e, now) then return {text(now), 'ready', '0', e} end
 return {text(now), '', '0', ''}

@@ -103,6 +103,17 @@ local function come_back(rules, now, failed, why)
   return first
 end
 
+-- Leases of messages that a stream handed out are over: each counts as an attempt.
+local function leases_over(s, now, entries)
+  local failed = {}
+  for i, e in ipairs(entries) do
+    local attempts, priority, headers, failure, payload = parts(e)
+    failed[i] = {with_parts(e, math.min(attempts + 1, 65535), priority, headers, failure, payload), 0, ''}
+  end
+  come_back(retry_rules(s.mode, 0), now, failed, DEAD)
+  wake(now)
+end
+
 -- The index of the first entry of the list whose id is not below this one: ids rise along it, so
 -- interpolate a few times, then halve.
 local function place_of(id)

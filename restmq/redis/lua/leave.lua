@@ -14,7 +14,11 @@ if mine.deadline > 0 then
     mine.safe, mine.bsafe = tonumber(ARGV[4]), tonumber(ARGV[5])
     mine.taken, mine.btaken = tonumber(ARGV[6]), tonumber(ARGV[7])
     set_daemon(me, mine)
-    settle(s, me, 8)
+    local over = settle(s, me, 8)
+    if #over > 0 then
+      -- jobs.lua stands here
+      leases_over(s, now, over)
+    end
     forget_dead(s, now, me, false)
   end
   drop_slots(me)

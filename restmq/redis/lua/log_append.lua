@@ -36,16 +36,21 @@ mend(s, now, floor, epoch)
 if s.epoch == 0 then s.epoch = now end
 look_at_run(s, ARGV[7])
 
-local prev, touched, entries, sizes, members = s.id, {}, {}, {}, {}
+local prev, touched, entries, sizes, members, times = s.id, {}, {}, {}, {}, {}
 for i = 1, n do
-  local class = byte(classes, i)
-  local age = unpack_bytes('>I6', limits, 18 * class + 1)
+  local class, payload = byte(classes, i), ARGV[9 + i]
+  if times[class] == nil then
+    local age = unpack_bytes('>I6', limits, 18 * class + 1)
+    times[class], touched[class] = pack('>I6I6', now, age > 0 and now + age or 0), 0
+  end
   s.id = s.id + 1
-  local e = pack('>I7I6I6', s.id, now, age > 0 and now + age or 0) .. ARGV[9 + i]
+  local id = pack('>I7', s.id)
+  local e = id .. times[class] .. payload
   call('XADD', KEYS[ENTRIES + class], text(s.id), 'e', e)
-  members[2 * i - 1], members[2 * i] = 0, index_member(e, class)
+  members[2 * i - 1] = '0'
+  members[2 * i] = sub(payload, 2, 1 + byte(payload)) .. '\0' .. id .. char(class)
   entries[i], sizes[i] = e, pack('>I4', #e)
-  touched[class] = (touched[class] or 0) + #e
+  touched[class] = touched[class] + #e
 end
 for i = 1, 2 * n, 500 do
   call('ZADD', INDEX, unpack(members, i, math.min(i + 499, 2 * n)))

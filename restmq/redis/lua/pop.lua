@@ -27,12 +27,12 @@ local function take()
   return reply
 end
 
--- Nothing is out with a daemon, nothing came back: the list is all there is.
-local v = redis.call('HMGET', KEYS[1], 'pos', 'done', 'out', 'mode')
+-- Nothing is out with a daemon, nothing came back, no packs are needed: the list is all there is.
+local v = redis.call('HMGET', KEYS[1], 'pos', 'done', 'out', 'mode', 'fold')
 if v[4] == '2' then
   return redis.error_reply('LEASEDONLY ' .. KEYS[1])
 end
-local listed = redis.call('EXISTS', KEYS[10]) == 0
+local listed = redis.call('EXISTS', KEYS[10]) == 0 and (not v[5] or redis.call('LLEN', KEYS[2]) >= wanted)
 if listed and v[1] == v[2] and (not v[3] or v[3] == '0') then return take() end
 
 -- common.lua stands here
@@ -40,7 +40,12 @@ local s = load_state()
 local complete = home(s, now)
 save_state(s)
 if not complete then return {text(now), 1} end
-if call('EXISTS', Y) == 0 then return take() end
+if call('EXISTS', Y) == 0 then
+  unfold(math.min(wanted, MAX_MESSAGES))
+  local reply = take()
+  if #reply - 2 < wanted and call('EXISTS', F) == 1 then reply[2] = 1 end
+  return reply
+end
 check_types()
 local run, place = next_run(math.min(wanted, MAX_MESSAGES))
 take_run(place, #run)

@@ -30,7 +30,7 @@ end
 if s.id < floor then  -- the store lost time: ids must rise all the same
   s.id, s.epoch = floor + 1000000, math.max(now, s.epoch + 1)
 end
-local v = call('HMGET', Q, 'ttl_ms', 'max_length', 'max_bytes', 'overflow', 'put_rate', 'ptat', 'prio', 'dedup_ms')
+local v = call('HMGET', Q, 'ttl_ms', 'max_length', 'max_bytes', 'overflow', 'put_rate', 'ptat', 'prio', 'dedup_ms', 'fold')
 local ttl_of_queue, most, most_bytes, drops = tonumber(v[1] or 0), tonumber(v[2]), tonumber(v[3]), v[4] == '2'
 local rate, clock_of_rate, dedup = tonumber(v[5] or 0), tonumber(v[6] or 0), tonumber(v[8] or 86400000)
 local step = rate > 0 and 1000 / rate or 0
@@ -40,11 +40,17 @@ if #KEYS > #KINDS then
   call('HSETNX', Q, 'keyed', text(now))
   born = pack('>I6', tonumber(call('HGET', Q, 'keyed')))
 end
-local held = 0
-if most then held = call('LLEN', L) + call('ZCARD', Y) + call('ZCARD', D) end
-local bytes = 0
+-- What is delayed, with max_bytes also what is leased, stays, whatever is dropped.
+local held, staying = 0, 0
+if most then
+  staying = call('ZCARD', D)
+  held = call('LLEN', L) + (v[9] or 0) + call('ZCARD', Y) + staying
+end
+local bytes, staying_bytes = 0, 0
 if most_bytes then
-  for _, key in ipairs({L, Y, J}) do bytes = bytes + (call('MEMORY', 'USAGE', key) or 0) end
+  staying_bytes = call('MEMORY', 'USAGE', J) or 0
+  bytes = staying_bytes
+  for _, key in ipairs({L, F, Y}) do bytes = bytes + (call('MEMORY', 'USAGE', key) or 0) end
 end
 local function full() return (most and held >= most) or (most_bytes and bytes > most_bytes) end
 local function too_soon()  -- "" if the rate lets one more in, else the error
@@ -65,8 +71,10 @@ local function make_room()
     held, bytes, looked = held - 1, bytes - #run[1], looked + 1
   end
   -- A bound that was lowered is reached in several calls; until then the queue is full.
+  if (most and staying >= most) or (most_bytes and staying_bytes > most_bytes) then return end
   while drops and full() and looked < 2 * MAX_MESSAGES do
     looked = looked + 1
+    unfold(1)
     local oldest, place = call('LINDEX', L, 0), L
     for rank = 0, 9 do
       local m = call('ZRANGEBYLEX', Y, '[' .. string.char(rank), '(' .. string.char(rank + 1), 'LIMIT', 0, 1)[1]
@@ -102,6 +110,7 @@ for i = 4, #ARGV, 6 do
     answer = text(s.id)
     held, bytes, clock_of_rate = held + 1, bytes + #e, clock_of_rate + step
     if delay > 0 then
+      staying, staying_bytes = staying + 1, staying_bytes + #e
       records[#records + 1], records[#records + 2] = answer, 'd' .. pack('>I6I7', now + delay, 0) .. e
       due[#due + 1], due[#due + 2] = text(now + delay), answer
       if not first or now + delay < first then first = now + delay end
@@ -112,7 +121,7 @@ for i = 4, #ARGV, 6 do
     end
     if key > 0 then
       local lives = math.max(dedup, delay + ttl, delay > 0 and delay + dedup or 0)
-      call('SET', KEYS[#KINDS + key], ARGV[i + 4] .. born .. answer, 'PX', text(lives))
+      if lives > 0 then call('SET', KEYS[#KINDS + key], ARGV[i + 4] .. born .. answer, 'PX', text(lives)) end
     end
   end
   reply[#reply + 1] = answer

@@ -12,7 +12,7 @@ check_types()
 local now, waits = clock(), tonumber(ARGV[2])
 local s = load_state()
 -- jobs.lua stands here
-local kept = KEYS[15] and call('GET', KEYS[15])
+local kept = KEYS[16] and call('GET', KEYS[16])
 if kept and string.sub(kept, 1, 7) == pack('>I7', s.epoch) then
   local reply, ends = {text(now), text(s.epoch), 0, 0, 0, 0}, 0
   for i = 8, #kept, 14 do
@@ -79,7 +79,7 @@ for i = 3, #ARGV, 2 do
   reply[at] = count
   left = left - count
   hungry = hungry or count == 0
-  if KEYS[15] and count > 0 then call('SET', KEYS[15], table.concat(given), 'PX', text(lease)) end
+  if KEYS[16] and count > 0 then call('SET', KEYS[16], table.concat(given), 'PX', text(lease)) end
 end
 each_slice('HSET', J, records, 2)
 each_slice('ZADD', X, leases, 2)

@@ -11,12 +11,13 @@ import re
 import secrets
 from collections.abc import Collection
 from typing import Any, Final
-from urllib.parse import parse_qsl
 
 import orjson
 
 from restmq.errors import BadMember, BadRequest
+from restmq.rules.queue_settings import DEAD
 from restmq.web.endpoint import Endpoint, Refusal, Reply
+from restmq.web.queries import query_pairs
 from restmq.web.v1.given import Given, read_given
 from restmq.web.v1.problems import Fault, Problem, code_of, problem_document
 
@@ -41,9 +42,12 @@ _CONTROL: Final = re.compile("[\x00-\x1f\x7f]")
 
 
 def v1_name(name: str) -> str:
-    """The name if a queue may bear it under ``/v1``. Raises BadRequest."""
-    if not 1 <= len(name.encode("utf-8")) <= MAX_NAME_BYTES:
-        raise BadRequest(f"a queue name has 1 to {MAX_NAME_BYTES} bytes")
+    """The name if a queue may bear it under ``/v1``. Raises BadRequest.
+
+    Each has a dead-letter queue, so that ending does not count.
+    """
+    if not name or len(name.removesuffix(DEAD).encode("utf-8")) > MAX_NAME_BYTES:
+        raise BadRequest(f"a queue name has 1 to {MAX_NAME_BYTES} bytes, not counting {DEAD}")
     if _CONTROL.search(name):
         raise BadRequest("a queue name has no control characters")
     segments = name.split("/")
@@ -88,12 +92,7 @@ def query_of(
 ) -> dict[str, list[str]]:
     """See `V1Endpoint.query`."""
     try:
-        pairs = parse_qsl(
-            text,
-            keep_blank_values=True,
-            errors="strict",
-            max_num_fields=MAX_FIELDS,
-        )
+        pairs = query_pairs(text, MAX_FIELDS)
     except UnicodeDecodeError:
         raise BadRequest("the query is not valid UTF-8") from None
     except ValueError:
@@ -152,9 +151,9 @@ class V1Endpoint(Endpoint):
         lines = self.request_id_line + lines
         return Reply(status, body, JSON, headers, no_store=True, lines=lines)
 
-    def nothing(self, status: int = 204) -> Reply:
-        """A reply without a body."""
-        return Reply(status, no_store=True, lines=self.request_id_line)
+    def nothing(self, status: int = 204, lines: bytes = b"") -> Reply:
+        """A reply without a body; ``lines`` as in Reply."""
+        return Reply(status, no_store=True, lines=self.request_id_line + lines)
 
     def error(
         self,

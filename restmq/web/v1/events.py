@@ -14,6 +14,8 @@ import msgspec
 from msgspec import Meta
 from twisted.internet.defer import Deferred
 
+from restmq.core.event_reading import NOWHERE
+from restmq.core.event_tail import Query
 from restmq.errors import BadRequest
 from restmq.event import MAIN_LOG, EventCursor, EventPage, NewEvent
 from restmq.rules.selection import Selection
@@ -55,6 +57,7 @@ from restmq.web.v1.new_messages import (
     kept_headers,
     key_digest,
     not_json,
+    plain_body,
     read_item,
     refuse_bad_utf8,
     stated_type,
@@ -105,6 +108,18 @@ class _Events(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     events: Annotated[list[EventItem], Meta(min_length=1)]
 
 
+class _PlainEvent(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """An event with nothing but a topic and a body."""
+
+    topic: str
+    body: msgspec.Raw
+
+
+class _PlainEvents(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    events: list[_PlainEvent]
+
+
+_PLAIN: Final = msgspec.json.Decoder(_PlainEvents)
 _EVENTS: Final = msgspec.json.Decoder(_Events)
 _EVENT: Final = msgspec.json.Decoder(EventItem)
 _NOT_HERE: Final = {
@@ -175,6 +190,8 @@ def read_event_stream(
 def read_batch(data: bytes, lines: bool, bounds: Bounds) -> list[NewEvent]:
     """``{"events": [...]}``, or an event object a line. Raises Problem, 413 for one that is too large."""
     refuse_bad_utf8(data)
+    if not lines and (plain := _plain_batch(data, bounds)):
+        return plain
     try:
         if lines:
             found = [_EVENT.decode(line) for line in data.split(b"\n") if line.strip()]
@@ -190,6 +207,23 @@ def read_batch(data: bytes, lines: bool, bounds: Bounds) -> list[NewEvent]:
     events = [read_event(item, f"{where}/{place}", bounds) for place, item in enumerate(found)]
     for event in events:
         refuse_larger(event.body, bounds.message_bytes)
+    return events
+
+
+def _plain_batch(data: bytes, bounds: Bounds) -> list[NewEvent] | None:
+    """The events, if they have nothing but topic and body; None: `read_batch` tells what there is."""
+    try:
+        found = _PLAIN.decode(data).events
+        for topic in {item.topic for item in found}:
+            parse_topic(topic)
+    except (msgspec.DecodeError, RecursionError, BadRequest):
+        return None
+    if not 1 <= len(found) <= bounds.items:
+        return None
+    events = [NewEvent(item.topic, *plain_body(bytes(item.body))) for item in found]
+    if len(data) > bounds.message_bytes:
+        for event in events:
+            refuse_larger(event.body, bounds.message_bytes)
     return events
 
 
@@ -210,8 +244,11 @@ def read_event_command(members: Mapping[str, Any], bounds: Bounds) -> NewEvent:
 
 def published(broker: Any, log: str, topic: str, number: int) -> bytes:
     """The members that tell of one event."""
-    cursor = broker.events.cursor(log, number).text.encode("ascii")
-    return b'"topic":%b,"id":%d,"cursor":"%b"' % (quoted(topic), number, cursor)
+    return _published(topic, *broker.events.cursor(log, number))
+
+
+def _published(topic: str, epoch: int, number: int) -> bytes:
+    return b'"topic":%b,"id":%d,"cursor":"%d-%d"' % (quoted(topic), number, epoch, number)
 
 
 def publish(
@@ -286,13 +323,15 @@ class EventsOfTopics(V1Endpoint):
 
     def _results(self, done: tuple[list[int], bool], log: str, events: list[NewEvent]) -> Reply:
         ids, replayed = done
-        told = [
-            b"{%b}" % published(self.broker, log, event.topic, number)
-            for event, number in zip(events, ids, strict=True)
-        ]
-        cursor = self.broker.events.cursor(log, ids[-1]).text.encode("ascii")
+        epoch, last = self.broker.events.cursor(log, ids[-1])
+        told = b"},{".join(
+            [
+                _published(event.topic, epoch, number)
+                for event, number in zip(events, ids, strict=True)
+            ]
+        )
         return self.encoded(
-            b'{"results":[%b],"cursor":"%b","failed":0}\n' % (b",".join(told), cursor),
+            b'{"results":[{%b}],"cursor":"%d-%d","failed":0}\n' % (told, epoch, last),
             201,
             lines=REPLAYED if replayed else b"",
         )
@@ -319,7 +358,7 @@ class EventsOfTopics(V1Endpoint):
             )
         },
     )
-    def get(self) -> Deferred[Reply]:
+    def get(self) -> Reply | Deferred[Reply]:
         """What matches behind a cursor, at once or when there is something."""
         given = self.given(("cursor", "wait", "limit", "log"), ("topic",))
         log, selection = read_log(given), read_selection(given.texts("topic", MAX_TOPICS))
@@ -329,13 +368,16 @@ class EventsOfTopics(V1Endpoint):
             after = read_event_cursor(sent, "Last-Event-ID")
         limit = given.whole("limit", DEFAULT_LIMIT, 1, MAX_LIMIT)
         wait = given.seconds("wait", 0, self.settings.max_wait) or 0.0
+        events = self.broker.events
+        page = events.look(log, Query(selection, after or NOWHERE, limit))
+        if page is not None and (page.events or not wait):
+            return self._page(page)
         if not wait:
-            reading: Deferred[EventPage] = self.broker.events.read(log, selection, after, limit)
+            reading: Deferred[EventPage] = events.read(log, selection, after, limit)
             if not reading.called:  # it may take many calls of the store
                 self.exchange.gone.addCallback(lambda _: reading.cancel())
             return reading.addCallback(self._page)
-        waiting = self.broker.events.wait(log, selection, after, limit, wait)
-        return self._waited(waiting)
+        return self._waited(events.wait(log, selection, after, limit, wait))
 
     def _waited(self, waiting: Deferred[EventPage]) -> Deferred[Reply]:
         """Nobody waits for a client that left, nor when the daemon is about to end."""

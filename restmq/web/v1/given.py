@@ -12,10 +12,10 @@ import re
 from collections.abc import Collection, Mapping
 from reprlib import Repr
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qsl
 
 import orjson
 
+from restmq.web.queries import query_pairs
 from restmq.web.v1.problems import Fault, Problem
 
 MAX_FIELDS: Final = 1100
@@ -241,7 +241,7 @@ def _pairs(query: str) -> list[tuple[str, str]]:
     if not query:
         return []
     try:
-        return parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+        return query_pairs(query, MAX_FIELDS)
     except UnicodeDecodeError:
         raise Problem("bad_request", "the query is not valid UTF-8") from None
     except ValueError:

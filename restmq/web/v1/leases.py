@@ -2,19 +2,20 @@
 
 In: ``{"receipts": [...]}``, of any queues. Out: ``{"results": [{"ok": true} or {"ok": false, "code": ...}], "failed": n}``,
 one result for each receipt in their order; 200 if any counted, 409 if none did. A stale receipt changes
-nothing. ``next`` in an ack receives at once; where no receipt counted nothing is received, since a
+nothing. Under an ``Idempotency-Key`` a repeat is answered as the first was, and ``next`` gives what is still leased of what it gave then. ``next`` in an ack receives at once; where no receipt counted nothing is received, since a
 client may not look into a 409 for messages.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
 from restmq.core import jobs, receipts
-from restmq.core.jobs import MAX_REASON, Leased, Verb
+from restmq.core.jobs import MAX_REASON, Leased, Outcome, Verb
 from restmq.core.receipts import Receipt
 from restmq.web.describe import (
     BOOLEAN,
@@ -31,8 +32,8 @@ from restmq.web.describe import (
 from restmq.web.endpoint import Access, Reply, endpoint
 from restmq.web.v1.endpoint import V1Endpoint
 from restmq.web.v1.given import Given
-from restmq.web.v1.messages import LEASED_MESSAGE
-from restmq.web.v1.new_messages import MAX_SECONDS
+from restmq.web.v1.messages import LEASED_MESSAGE, REPLAYED
+from restmq.web.v1.new_messages import MAX_SECONDS, key_digest
 from restmq.web.v1.problems import Fault, Problem
 from restmq.web.v1.receive import (
     ASKED,
@@ -75,25 +76,35 @@ def read_extend(given: Given, settings: Any) -> jobs.Extend:
     return jobs.Extend(lease_ms)
 
 
-def settle(broker: Any, given: Sequence[Receipt | None], verb: Verb) -> Deferred[list[str]]:
-    """For each receipt "" if it counted, else the code that says why not."""
+def settle(
+    broker: Any, given: Sequence[Receipt | None], verb: Verb, key: bytes
+) -> Deferred[Outcome]:
+    """What became of each receipt; ``key`` is the digest of an idempotency key, or empty.
+
+    Fails with Problem when the key was used for other receipts, or another word, and so none counted.
+    """
     real = [receipt for receipt in given if receipt is not None]
 
-    def counted(results: list[bool]) -> list[str]:
-        left = iter(results)
-        return [
-            "bad_receipt" if receipt is None else "" if next(left) else "stale_receipt"
-            for receipt in given
-        ]
+    def read(settled: Outcome) -> Outcome:
+        if "key_reused" in settled.codes and all(settled.codes):
+            raise Problem("key_reused", "the Idempotency-Key was used for another call")
+        left = iter(settled.codes)
+        codes = ["bad_receipt" if receipt is None else next(left) for receipt in given]
+        return Outcome(codes, settled.replayed)
 
-    settled: Deferred[list[bool]] = broker.settle(real, verb)
-    return settled.addCallback(counted)
+    settled: Deferred[Outcome] = broker.settle_once(real, verb, key)
+    return settled.addCallback(read)
+
+
+def key_of_next(key: bytes) -> bytes:
+    """Under what the messages of ``next`` are received; a receive under the same key is another call."""
+    return hashlib.blake2b(b"next" + key, digest_size=16).digest() if key else b""
 
 
 _OK: Final = b'{"ok":true}'
 _FAILED: Final = {
     code: b'{"ok":false,"code":"%b"}' % code.encode("ascii")
-    for code in ("bad_receipt", "stale_receipt")
+    for code in ("bad_receipt", "stale_receipt", "key_reused")
 }
 
 
@@ -135,11 +146,31 @@ NEXT: Final = record(
 )
 
 
-class Ack(V1Endpoint):
+KEYED: Final = {"Idempotency-Key": STRING}
+
+
+class _Settling(V1Endpoint):
+    def key(self) -> bytes:
+        """The digest of the ``Idempotency-Key``. Raises Problem."""
+        return key_digest(dict.get(self.request.headers, "idempotency-key", ""))
+
+    def settle(self, of: list[Receipt | None], verb: Verb) -> Deferred[Reply]:
+        """The answer to receipts that are settled so."""
+        return settle(self.broker, of, verb, self.key()).addCallback(self.answer)
+
+    def answer(self, settled: Outcome, more: bytes = b"") -> Reply:
+        """What became of each, and more members."""
+        codes, replayed = settled
+        body = b"{%b%b}\n" % (results_member(codes), more)
+        return self.encoded(body, 409 if all(codes) else 200, lines=REPLAYED if replayed else b"")
+
+
+class Ack(_Settling):
     """``/v1/ack``: the messages are done."""
 
     @endpoint(Access.COMET, Access.CONSUMER)
     @describe(
+        headers=KEYED,
         body=record({"next?": NEXT}, receipts=RECEIPTS),
         replies={200: ACKED, 409: RESULTS},
     )
@@ -148,28 +179,18 @@ class Ack(V1Endpoint):
         given = self.given(("next",), ("receipts",))
         of = read_receipts(given)
         then = read_next(given, self.settings, of)
-        return settle(self.broker, of, jobs.Ack()).addCallback(self._settled, then)
+        key = self.key()
+        return settle(self.broker, of, jobs.Ack(), key).addCallback(self._settled, then, key)
 
-    def _settled(self, codes: list[str], then: Asked | None) -> Reply | Deferred[Reply]:
-        if all(codes):
-            return self.encoded(b"{%b}\n" % results_member(codes), 409)
-        if then is None:
-            return self.encoded(b"{%b}\n" % results_member(codes))
-        receiving = self.broker.receive(*then, key=b"")
+    def _settled(self, settled: Outcome, then: Asked | None, key: bytes) -> Reply | Deferred[Reply]:
+        if then is None or all(settled.codes):
+            return self.answer(settled)
+        receiving = self.broker.receive(*then, key=key_of_next(key))
         received = wait_for(self.exchange, receiving, then.wait_seconds)
-        return received.addCallback(self._with_next, codes)
+        return received.addCallback(self._with_next, settled)
 
-    def _with_next(self, messages: list[Leased], codes: list[str]) -> Reply:
-        return self.encoded(b"{%b,%b}\n" % (results_member(codes), messages_member(messages)))
-
-
-class _Settling(V1Endpoint):
-    def settle(self, of: list[Receipt | None], verb: Verb) -> Deferred[Reply]:
-        """The answer to receipts that are settled so."""
-        return settle(self.broker, of, verb).addCallback(self._answer)
-
-    def _answer(self, codes: list[str]) -> Reply:
-        return self.encoded(b"{%b}\n" % results_member(codes), 409 if all(codes) else 200)
+    def _with_next(self, messages: list[Leased], settled: Outcome) -> Reply:
+        return self.answer(settled, b",%b" % messages_member(messages))
 
 
 class Nack(_Settling):
@@ -177,6 +198,7 @@ class Nack(_Settling):
 
     @endpoint(Access.COMET, Access.CONSUMER)
     @describe(
+        headers=KEYED,
         body=record({"delay?": seconds(0, MAX_SECONDS), "reason?": STRING}, receipts=RECEIPTS),
         replies={200: RESULTS, 409: RESULTS},
     )
@@ -190,28 +212,31 @@ class Extend(_Settling):
     """``/v1/extend``: they take longer."""
 
     @endpoint(Access.COMET, Access.CONSUMER)
-    @describe(body=record(receipts=RECEIPTS, lease=SECONDS), replies={200: RESULTS, 409: RESULTS})
+    @describe(
+        headers=KEYED,
+        body=record(receipts=RECEIPTS, lease=SECONDS),
+        replies={200: RESULTS, 409: RESULTS},
+    )
     def post(self) -> Deferred[Reply]:
         """Lease them anew from now on."""
         given = self.given(("lease",), ("receipts",))
         return self.settle(read_receipts(given), read_extend(given, self.settings))
 
 
-class Lease(V1Endpoint):
+class Lease(_Settling):
     """``/v1/leases/RECEIPT``: for workers that have nothing but an address."""
 
     @endpoint(Access.COMET, Access.CONSUMER)
-    @describe(replies={204: None})
+    @describe(headers=KEYED, replies={204: None})
     def delete(self, receipt: str) -> Deferred[Reply]:
         """The message is done."""
         self.given(())
         found = receipts.decode(receipt)
         if found is None:
             raise Problem("bad_receipt", "the path ends with no receipt")
-        settled: Deferred[list[bool]] = self.broker.settle([found], jobs.Ack())
-        return settled.addCallback(self._done)
+        return settle(self.broker, [found], jobs.Ack(), self.key()).addCallback(self._done)
 
-    def _done(self, counted: list[bool]) -> Reply:
-        if not counted[0]:
+    def _done(self, settled: Outcome) -> Reply:
+        if settled.codes[0]:
             raise Problem("stale_receipt", "the lease ended, or it was settled before")
-        return self.nothing()
+        return self.nothing(lines=REPLAYED if settled.replayed else b"")

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 
 from restmq.core.jobs import Found, Page
 from restmq.message import NewMessage, Put, QueueInfo
+from restmq.rules.queue_settings import DEAD, NO_DEAD_LETTERS
 from restmq.web.describe import (
     ANYTHING,
     CURSOR,
@@ -221,9 +222,13 @@ class Messages(V1Endpoint):
         if state != "dead":
             return self._page(name, state, cursor, limit)
         inspected: Deferred[QueueInfo] = self.broker.inspect(name)
-        return inspected.addCallback(
-            lambda info: self._page(dead_letters(info), "ready", cursor, limit)
-        )
+        return inspected.addCallback(self._dead, cursor, limit)
+
+    def _dead(self, info: QueueInfo, cursor: str, limit: int) -> Deferred[Reply] | Reply:
+        letters = dead_letters(info)
+        if letters is None:
+            return self._shown(Page([], None))
+        return self._page(letters, "ready", cursor, limit)
 
     def _page(self, queue: str, state: str, cursor: str, limit: int) -> Deferred[Reply]:
         browsed: Deferred[Page] = self.broker.browse(queue, state, cursor, limit)
@@ -235,9 +240,10 @@ class Messages(V1Endpoint):
         return self.encoded(b'{"messages":[%b],"cursor":%b}\n' % (every, cursor))
 
 
-def dead_letters(info: QueueInfo) -> str:
-    """The queue where the messages that failed wait."""
-    return info.settings.get("dead", b"").decode("utf-8") or f"{info.name}.dead"
+def dead_letters(info: QueueInfo) -> str | None:
+    """The queue where the messages that failed wait; None: they are deleted."""
+    said = info.settings.get("dead", b"").decode("utf-8")
+    return None if said == NO_DEAD_LETTERS else said or info.name + DEAD
 
 
 class BatchOfMessages(V1Endpoint):

@@ -281,12 +281,13 @@ def _plain_batch(data: bytes, bounds: Bounds) -> Batch | None:
         bodies = _decoder(_Plain, bounds.items).decode(data)
     except (msgspec.DecodeError, RecursionError):
         return None
-    raws = [bytes(item.body) for item in bodies.messages]
-    messages = [
-        NewMessage(_TEXT.decode(raw).encode()) if raw.startswith(b'"') else NewMessage(raw, JSON)
-        for raw in raws
-    ]
+    messages = [NewMessage(*plain_body(bytes(item.body))) for item in bodies.messages]
     return Batch(messages, bodies.queue)
+
+
+def plain_body(raw: bytes) -> tuple[bytes, str | None]:
+    """Body and content type of an item that says nothing else: a string is text, all else is JSON."""
+    return (_TEXT.decode(raw).encode(), None) if raw.startswith(b'"') else (raw, JSON)
 
 
 def _decode(data: bytes, bounds: Bounds) -> Any:

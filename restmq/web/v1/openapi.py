@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from restmq import __version__
+from restmq.rules.queue_settings import DEAD
 from restmq.web.describe import (
     ID,
     JSON,
@@ -37,8 +38,8 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "QueueName": {
         "type": "string",
         "minLength": 1,
-        "maxLength": MAX_NAME_BYTES,
-        "description": "at most 255 bytes, no control characters, no empty, . or .. segment",
+        "maxLength": MAX_NAME_BYTES + len(DEAD),
+        "description": "at most 255 bytes, not counting .dead at its end, no control characters, no empty, . or .. segment",
     },
     "Problem": {
         "type": "object",

@@ -166,8 +166,8 @@ TITLES: Final[Mapping[str, tuple[str, str]]] = {
         "Wait a moment and send it again.",
     ),
     "key_reused": (
-        "The Idempotency-Key was used for another message",
-        "A key belongs to one message; take a new one. Nothing was stored.",
+        "The Idempotency-Key was used for something else",
+        "A key belongs to one message, or one call; take a new one. Nothing was changed.",
     ),
     "not_empty": (
         "There are messages in the queue",

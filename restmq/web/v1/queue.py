@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 from twisted.internet import task
-from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
+from twisted.internet.defer import Deferred, ensureDeferred, gatherResults, succeed
 
 from restmq.core.asking import first_error
 from restmq.message import Mode, Policy, QueueInfo
@@ -106,15 +106,15 @@ def is_known(info: QueueInfo) -> bool:
 class _Describing(V1Endpoint):
     def describe(self, infos: Sequence[QueueInfo]) -> Deferred[list[dict[str, Any]]]:
         """These queues, each with what waits in its dead-letter queue."""
-        asked = [self.broker.inspect(dead_letters(info)) for info in infos]
+        asked = [self._waiting_in(dead_letters(info)) for info in infos]
         looked = gatherResults(asked, consumeErrors=True).addErrback(first_error)
-        return looked.addCallback(self._described, infos)
+        return looked.addCallback(lambda dead: list(map(described, infos, dead)))
 
-    def _described(
-        self, dead: Sequence[QueueInfo], infos: Sequence[QueueInfo]
-    ) -> list[dict[str, Any]]:
-        pairs = zip(infos, dead, strict=True)
-        return [described(info, letters.length) for info, letters in pairs]
+    def _waiting_in(self, queue: str | None) -> Deferred[int]:
+        if queue is None:
+            return succeed(0)
+        inspected: Deferred[QueueInfo] = self.broker.inspect(queue)
+        return inspected.addCallback(lambda info: info.length)
 
 
 class QueueList(_Describing):

@@ -1,7 +1,7 @@
 """``/v1/schedules``: what puts a message into a queue at certain times, see docs/schedules.md.
 
 ``PUT /v1/schedules/NAME`` takes ``{"cron", "timezone"?, "queue", "message", "paused"?}``, the message being as an
-item of a batch: ``{"body", "content_type"?, "encoding"?, "ttl"?}``. What is wrong is named by the member.
+item of a batch: ``{"body", "content_type"?, "encoding"?, "ttl"?, "priority"?, "headers"?}``. What is wrong is named by the member.
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ from restmq.web.describe import (
 from restmq.web.endpoint import Access, Refusal, Reply, endpoint
 from restmq.web.message_json import body_members, is_json
 from restmq.web.v1.endpoint import V1Endpoint, v1_name
+from restmq.web.v1.messages import HEADERS
+from restmq.web.v1.new_messages import MAX_PRIORITY, USUAL, Bounds, encode_headers
 from restmq.web.v1.problems import Fault, Problem
 
 MEMBERS: Final = ("cron", "timezone", "queue", "message", "paused")
-MESSAGE_MEMBERS: Final = ("body", "content_type", "encoding", "ttl")
+MESSAGE_MEMBERS: Final = ("body", "content_type", "encoding", "ttl", "priority", "headers")
 ENCODINGS: Final = ("json", "text", "base64")
 MAX_LIST: Final = 1000
 DEFAULT_LIST: Final = 100
@@ -55,6 +57,8 @@ ASKED: Final = record(
             "content_type?": {"type": "string", "maxLength": MAX_CONTENT_TYPE},
             "encoding?": words(*ENCODINGS),
             "ttl?": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TTL_SECONDS},
+            "priority?": whole(0, MAX_PRIORITY),
+            "headers?": HEADERS,
         },
         body=ANYTHING,
     ),
@@ -65,7 +69,10 @@ SHOWN: Final = record(
     timezone=STRING,
     queue=NAME,
     message=record(
-        {"ttl?": SECONDS}, content_type=STRING, body=ANYTHING, encoding=words(*ENCODINGS)
+        {"ttl?": SECONDS, "priority?": whole(1, MAX_PRIORITY), "headers?": HEADERS},
+        content_type=STRING,
+        body=ANYTHING,
+        encoding=words(*ENCODINGS),
     ),
     paused=BOOLEAN,
     next_run={**TIME, "type": ["string", "null"]},
@@ -78,17 +85,17 @@ SHOWN: Final = record(
 # ---- what a client says
 
 
-def read_schedule(name: str, value: dict[str, Any]) -> Schedule:
+def read_schedule(name: str, value: dict[str, Any], bounds: Bounds = USUAL) -> Schedule:
     """The schedule in the body of a PUT. Raises Problem, which points to the member that is wrong."""
     try:
-        return _schedule(name, value)
+        return _schedule(name, value, bounds)
     except BadRequest as error:
         member, _, what = str(error).partition(": ")
         fault = Fault("/" + member.replace(".", "/"), what)
         raise Problem("bad_request", str(error), faults=(fault,)) from None
 
 
-def _schedule(name: str, value: dict[str, Any]) -> Schedule:
+def _schedule(name: str, value: dict[str, Any], bounds: Bounds) -> Schedule:
     """The same. Raises BadRequest, its text beginning with the member and a colon."""
     cron = _text(value, "cron")
     timezone = _text(value, "timezone", "UTC")
@@ -96,9 +103,8 @@ def _schedule(name: str, value: dict[str, Any]) -> Schedule:
     paused = value.get("paused", False)
     if paused not in (True, False):  # 1 and 0 are equal to them
         raise BadRequest(f"paused: true or false, not {_shown(paused)}")
-    return Schedule(
-        name, Timetable(cron, timezone), queue, _message(value.get("message")), bool(paused)
-    )
+    message = _message(value.get("message"), bounds)
+    return Schedule(name, Timetable(cron, timezone), queue, message, bool(paused))
 
 
 def _name(member: str, text: str) -> str:
@@ -122,7 +128,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
-def _message(value: Any) -> NewMessage:
+def _message(value: Any, bounds: Bounds) -> NewMessage:
     if not isinstance(value, dict):
         raise BadRequest(f'message: an object such as {{"body": "..."}}, not {_shown(value)}')
     unknown = [name for name in value if name not in MESSAGE_MEMBERS and not name.startswith("_")]
@@ -137,14 +143,35 @@ def _message(value: Any) -> NewMessage:
         raise Refusal(
             413, f"message.body: at most {MAX_MESSAGE_BYTES} bytes, this one has {len(body)}"
         )
+    priority, headers = value.get("priority", 0), _headers(value.get("headers", {}), bounds)
+    if type(priority) is not int or not 0 <= priority <= MAX_PRIORITY:
+        raise BadRequest(
+            f"message.priority: a whole number from 0 to {MAX_PRIORITY}, not {_shown(priority)}"
+        )
+    # Below 0: in a queue without priorities it is no error, which would hold the schedule up.
+    return NewMessage(body, content_type, _ttl_ms(value), priority=-priority, headers=headers)
+
+
+def _ttl_ms(value: dict[str, Any]) -> int:
     if "ttl" not in value:
-        return NewMessage(body, content_type)
+        return 0
     ttl = value["ttl"]
     if type(ttl) not in (int, float) or not 0 < ttl <= MAX_TTL_SECONDS:
         raise BadRequest(
             f"message.ttl: a number of seconds above 0, at most {MAX_TTL_SECONDS}, not {_shown(ttl)}"
         )
-    return NewMessage(body, content_type, max(1, round(ttl * 1000)))
+    ms: int = max(1, round(ttl * 1000))
+    return ms
+
+
+def _headers(value: Any, bounds: Bounds) -> bytes:
+    """As they are kept: a JSON object, nothing for none."""
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise BadRequest(f"message.headers: an object of strings, not {_shown(value)}")
+    try:
+        return encode_headers(value, bounds) if value else b""
+    except Problem as problem:
+        raise BadRequest(f"message.headers: {problem.why}") from None
 
 
 def _body(value: dict[str, Any]) -> tuple[bytes, str | None]:
@@ -195,12 +222,15 @@ def shown(found: Found) -> dict[str, Any]:
     message = schedule.message
     ttl = b',"ttl":%b' % orjson.dumps(message.ttl_ms / 1000) if message.ttl_ms else b""
     members = body_members(message.body, message.content_type)
+    more = b',"priority":%d' % -message.priority if message.priority else b""
+    if message.headers:
+        more += b',"headers":' + message.headers
     return {
         "name": schedule.name,
         "cron": schedule.timetable.cron,
         "timezone": schedule.timetable.timezone,
         "queue": schedule.queue,
-        "message": orjson.Fragment(b"{%b%b}" % (members, ttl)),
+        "message": orjson.Fragment(b"{%b%b%b}" % (members, ttl, more)),
         "paused": schedule.paused,
         "next_run": None if found.next_run is None else run_time(found.next_run),
         "last_run": run_time(state.last) if state.last else None,
@@ -236,7 +266,8 @@ class OneSchedule(_OfSchedules):
     def put(self, name: str) -> Deferred[Reply]:
         """Make it, or replace it as a whole."""
         self.query(())
-        schedule = read_schedule(_name("name", name), self.object(MEMBERS))
+        bounds = Bounds.of(self.settings)
+        schedule = read_schedule(_name("name", name), self.object(MEMBERS), bounds)
 
         def was_set(made: Made) -> Deferred[Reply]:
             if made is Made.TOO_MANY:

@@ -18,7 +18,7 @@ import orjson
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 
-from restmq.core.jobs import Ack, Leased, Verb
+from restmq.core.jobs import Ack, Leased, Outcome, Verb
 from restmq.errors import BadRequest, RestMQError
 from restmq.message import Message, Put
 from restmq.rules.acl import Decision
@@ -61,6 +61,7 @@ from restmq.web.v1.events import (
 )
 from restmq.web.v1.given import Given, shown
 from restmq.web.v1.leases import (
+    key_of_next,
     read_extend,
     read_nack,
     read_next,
@@ -69,7 +70,14 @@ from restmq.web.v1.leases import (
     settle,
 )
 from restmq.web.v1.messages import refuse_larger, result_of, results_of
-from restmq.web.v1.new_messages import Bounds, Item, keep_as_sent, read_batch, read_command
+from restmq.web.v1.new_messages import (
+    Bounds,
+    Item,
+    keep_as_sent,
+    key_digest,
+    read_batch,
+    read_command,
+)
 from restmq.web.v1.problems import Problem, code_of
 from restmq.web.v1.receive import FIELDS, Asked, Waiting, messages_member, read_asked, read_queues
 from restmq.web.v1.standing import MAX_CREDIT, Standing
@@ -401,8 +409,8 @@ class Session(Connection):
     def _is_there(self) -> bool:
         return not (self._over or self.transport is None or has_closed(self.transport))
 
-    def _receive(self, asked: Asked) -> Deferred[list[Leased]]:
-        receiving = self.broker.receive(*asked, key=b"")
+    def _receive(self, asked: Asked, key: bytes = b"") -> Deferred[list[Leased]]:
+        receiving = self.broker.receive(*asked, key=key)
         waiting = Waiting(receiving, self._is_there)
         self._waiting.add(waiting)
 
@@ -525,16 +533,16 @@ class Session(Connection):
         return {"unsubscribed": gone}
 
     def ack(self, given: Given) -> Any:
-        """``{"receipts", "next"?}`` -> ``{"results", "failed", "messages"?}``."""
-        of = read_receipts(given)
+        """``{"receipts", "next"?, "idempotency_key"?}`` -> ``{"results", "failed", "replayed"?, "messages"?}``."""
+        of, key = read_receipts(given), _key(given)
         then = read_next(given, self.settings, of)
-        return settle(self.broker, of, Ack()).addCallback(self._acknowledged, then)
+        return settle(self.broker, of, Ack(), key).addCallback(self._acknowledged, then, key)
 
-    def _acknowledged(self, codes: list[str], then: Asked | None) -> Any:
-        results = results_member(codes)
-        if then is None or all(codes) or self._over:
+    def _acknowledged(self, settled: Outcome, then: Asked | None, key: bytes) -> Any:
+        results = _settled(settled)
+        if then is None or all(settled.codes) or self._over:
             return _result(results)
-        received = self._receive(then)
+        received = self._receive(then, key_of_next(key))
         return received.addCallback(lambda m: _result(b"%b,%b" % (results, messages_member(m))))
 
     def nack(self, given: Given) -> Any:
@@ -546,8 +554,8 @@ class Session(Connection):
         return self._settle(given, read_extend(given, self.settings))
 
     def _settle(self, given: Given, verb: Verb) -> Any:
-        settled = settle(self.broker, read_receipts(given), verb)
-        return settled.addCallback(lambda codes: _result(results_member(codes)))
+        settled = settle(self.broker, read_receipts(given), verb, _key(given))
+        return settled.addCallback(lambda settled: _result(_settled(settled)))
 
     def ping(self, given: Given) -> dict[str, Any]:
         """An answer."""
@@ -571,6 +579,15 @@ class Session(Connection):
 def _result(members: bytes) -> orjson.Fragment:
     """A result that is encoded already."""
     return orjson.Fragment(b"{%b}" % members)
+
+
+def _key(given: Given) -> bytes:
+    return key_digest(given.text("idempotency_key") or "", given.where("idempotency_key"))
+
+
+def _settled(settled: Outcome) -> bytes:
+    """The members of the answer to ack, nack and extend."""
+    return results_member(settled.codes) + (b',"replayed":true' if settled.replayed else b"")
 
 
 def _text(given: Given, name: str) -> str:
@@ -628,9 +645,17 @@ COMMANDS: Final[Mapping[str, tuple[Callable[[Session, Given], Any], Access, froz
     ),
     "receive": (Session.receive, Access.WEBSOCKET, frozenset((*FIELDS, "queues", "credit"))),
     "credit": (Session.credit, Access.WEBSOCKET, frozenset(("receive", "credit"))),
-    "ack": (Session.ack, Access.WEBSOCKET, frozenset(("receipts", "next"))),
-    "nack": (Session.nack, Access.WEBSOCKET, frozenset(("receipts", "delay", "reason"))),
-    "extend": (Session.extend, Access.WEBSOCKET, frozenset(("receipts", "lease"))),
+    "ack": (Session.ack, Access.WEBSOCKET, frozenset(("receipts", "next", "idempotency_key"))),
+    "nack": (
+        Session.nack,
+        Access.WEBSOCKET,
+        frozenset(("receipts", "delay", "reason", "idempotency_key")),
+    ),
+    "extend": (
+        Session.extend,
+        Access.WEBSOCKET,
+        frozenset(("receipts", "lease", "idempotency_key")),
+    ),
     "ping": (Session.ping, Access.NONE, _ANY),
     "auth": (Session.auth, Access.NONE, frozenset(("user", "password"))),
 }
