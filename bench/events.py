@@ -42,7 +42,7 @@ def _read(name: str, plan: Readers) -> Alone:
 
 MIXED = _read(
     "2000 pollers, 1000 subscribers",
-    Readers(0, 1000, 2000, groups=100, published=100, per_second=200.0),
+    Readers(0, 1000, 2000, groups=100, published=100, per_second=200.0, publishers=32),
 )
 OF_ONE, OF_MANY = (
     _read(

@@ -63,7 +63,8 @@ class Readers(NamedTuple):
 
     Reader ``i`` is of group ``i % groups``; events go to the first ``published`` of them.
     ``wildcards``: subscribers name patterns, else their topic. ``per_second``: so many events are
-    published, 0: each publisher sends the next when the last is answered.
+    published, and each that cannot be, since all publishers wait, is an error; 0: each publisher
+    sends the next when the last is answered.
     """
 
     port: int
@@ -163,7 +164,7 @@ class Load:
         self._latencies: list[float] = []
         self._begun = ""
         self._sent = self._published = self._polled = self._errors = 0
-        self._publishing = self._polling = False
+        self._polling = False
         self._due = self._next_poll = 0.0
         self._more: list[_Poller] = []
 
@@ -230,12 +231,13 @@ class Load:
         cpu, start = time.process_time(), time.perf_counter()
         end = start + self._plan.seconds
         self._due = self._next_poll = start
-        self._publishing = True
         self._polling = True
         while (now := time.perf_counter()) < end:
             self._turn(max(0.0, min(end - now, self._send_due(now))))
         seconds, published, polled = now - start, self._published, self._polled
-        self._publishing = self._polling = False
+        self._polling = False
+        planned = int(self._plan.per_second * self._plan.seconds)
+        self._errors += max(0, planned - self._sent - self._plan.publishers)
         cpu = time.process_time() - cpu
         self._listen(lambda: not self._busy)
         self._listen(lambda: all(self._has_all(one) for one in self._subscribers.values()))
