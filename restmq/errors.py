@@ -101,6 +101,10 @@ class TooManyBindings(RestMQError):
     """A new binding would be one more than a log may have. Nothing changed."""
 
 
+class KeyReused(StoreError):
+    """The idempotency key was used for something else. Nothing changed."""
+
+
 class RateLimited(StoreError):
     """More messages a second than the queue's setting allows. Nothing changed."""
 

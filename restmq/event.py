@@ -56,11 +56,19 @@ class EventGap(NamedTuple):
     """What a reader asked for is not kept any more.
 
     ``oldest`` is the id of the first event it gets behind the gap, if the page has one; ``reset``: the
-    store lost time or was wiped, else what is missing went by retention.
+    store lost time or was wiped, else what is missing went by retention. ``missed`` is how many events,
+    for a reader of the whole log, since of other selections nobody counts what is gone.
     """
 
     oldest: int | None
     reset: bool = False
+    missed: int | None = None
+
+    @property
+    def members(self) -> dict[str, object]:
+        """As clients get it."""
+        told: dict[str, object] = {"oldest": self.oldest, "reset": self.reset}
+        return told if self.missed is None else {**told, "missed": self.missed}
 
 
 class EventPage(NamedTuple):

@@ -28,6 +28,9 @@ BEHIND: Final = 10_000
 HELD: Final = 1000
 """Chunks that wait while what was before them is read."""
 
+HELD_BYTES: Final = 33_554_432
+"""And about their bytes; beyond either they are read from the store as well."""
+
 
 class Following:
     """This daemon's ear on one log."""
@@ -95,7 +98,7 @@ class Following:
         tail = self._recent.tail
         if not self._recent.live or tail is None:
             self._held.append(chunk)
-            if len(self._held) > HELD:
+            if len(self._held) > HELD or sum([each.size for each in self._held]) > HELD_BYTES:
                 self._held.clear()
                 if tail is not None and not self._filling:
                     self._fill()

@@ -7,6 +7,7 @@ what waits is appended again when the bindings that hold are known.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred, succeed
@@ -16,7 +17,7 @@ from twisted.python.failure import Failure
 from restmq.core.bindings import LogBindings
 from restmq.core.event_reading import StoredLog
 from restmq.core.event_wire import encode_event, encode_limits
-from restmq.errors import StoreError, StoreRefused
+from restmq.errors import KeyReused, StoreError, StoreRefused
 from restmq.event import NewEvent
 from restmq.redis.pipeline import encode_arguments
 from restmq.rules.retention import Retention
@@ -29,14 +30,26 @@ MAX_BYTES = 1048576
 class _Turn:
     """The events of one script call, encoded, and who waits for their ids."""
 
-    __slots__ = ("classes", "payloads", "size", "topics", "waiting")
+    __slots__ = ("classes", "key", "payloads", "replayed", "size", "topics", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, key: bytes = b"") -> None:
+        self.key = key  # an idempotency key's digest: then the events are one client's alone
+        self.replayed = False
         self.payloads: list[bytes] = []
         self.topics: list[str] = []
         self.classes = bytearray()
         self.size = 0
         self.waiting: list[tuple[int, Callable[[int | StoreError], None]]] = []
+
+    def once(self) -> bytes:
+        """The key with a fingerprint of the events, for log_append.lua."""
+        if not self.key:
+            return b""
+        seen = blake2b(digest_size=16)
+        for payload in self.payloads:
+            seen.update(b"%d " % len(payload))
+            seen.update(payload)
+        return self.key + seen.digest()
 
     def failed(self, error: StoreError) -> None:
         """Tell all who wait."""
@@ -68,6 +81,26 @@ class Publishing:
 
     def publish(self, events: Sequence[NewEvent], short: bool) -> Deferred[list[int]]:
         """See `Events.publish`."""
+        whole = (
+            len(events) <= MAX_EVENTS and sum([len(event.body) for event in events]) <= MAX_BYTES
+        )
+        return self._publish(events, short, self._turn(events if whole else ()), [])
+
+    def publish_once(
+        self, events: Sequence[NewEvent], short: bool, key: bytes
+    ) -> Deferred[tuple[list[int], bool]]:
+        """See `Events.publish_once`."""
+        turns = [_Turn(key)]
+        self._turns += turns
+        self._due(self)
+        done = self._publish(events, short, turns[0], turns)
+        return done.addCallback(lambda ids: (ids, all(turn.replayed for turn in turns)))
+
+    def _publish(
+        self, events: Sequence[NewEvent], short: bool, turn: _Turn, turns: list[_Turn]
+    ) -> Deferred[list[int]]:
+        """Fill this turn and as many more as it takes, which are put into ``turns``."""
+        key, here = turn.key, 0
         done: Deferred[list[int]] = Deferred()
         ids: list[int] = []
         left = 0
@@ -84,17 +117,14 @@ class Publishing:
             if not left:
                 done.callback(ids)
 
-        whole = (
-            len(events) <= MAX_EVENTS and sum([len(event.body) for event in events]) <= MAX_BYTES
-        )
-        turn, here = self._turn(events if whole else ()), 0
         for event in events:
             size = len(event.body)
             if turn.payloads and (len(turn.payloads) == MAX_EVENTS or turn.size + size > MAX_BYTES):
                 if here:
                     turn.waiting.append((here, _with_count(numbered, here)))
                     left += 1
-                turn, here = _Turn(), 0
+                turn, here = _Turn(_part(key, len(turns))), 0
+                turns.append(turn)
                 self._turns.append(turn)
             turn.payloads.append(encode_event(event))
             turn.topics.append(event.topic)
@@ -111,7 +141,8 @@ class Publishing:
         """The script call that goes out with this turn and takes all of ``whole``."""
         turn = self._turns[-1] if self._turns else None
         if turn is None or (
-            len(turn.payloads) + len(whole) > MAX_EVENTS
+            turn.key
+            or len(turn.payloads) + len(whole) > MAX_EVENTS
             or (turn.size and turn.size + sum([len(event.body) for event in whole]) > MAX_BYTES)
         ):
             self._turns.append(_Turn())
@@ -144,6 +175,7 @@ class Publishing:
             self._limits,
             bytes(turn.classes),
             b"%d" % count,
+            turn.once(),
             *turn.payloads,
             *bound,
         )
@@ -156,15 +188,20 @@ class Publishing:
             if len(reply) == 1:  # somebody changed the bindings; nothing was appended
                 self._park(turn)
                 return
-            epoch, first = map(int, reply)
-            stored.saw(epoch, first + count - 1)
+            epoch, first, *again = map(int, reply)
+            if again == [2]:
+                turn.failed(KeyReused("the Idempotency-Key was used for other events"))
+                return
+            turn.replayed = bool(again)
+            if not again:
+                stored.saw(epoch, first + count - 1)
             for number, answer in turn.waiting:
                 answer(first)
                 first += number
-            if bound:
+            if bound and not again:
                 self._bindings.move()
 
-        command = stored.scripts.call("log_append", stored.name, 6 + count + len(bound), arguments)
+        command = stored.scripts.call("log_append", stored.name, 7 + count + len(bound), arguments)
         self._asked += 1
         stored.store.send(command, appended)
 
@@ -189,6 +226,11 @@ class Publishing:
             return
         for turn in parked:
             self._append(turn)
+
+
+def _part(key: bytes, number: int) -> bytes:
+    """The key of another script call of the same request."""
+    return key and blake2b(b"%b %d" % (key, number), digest_size=16).digest()
 
 
 def _with_count(

@@ -221,9 +221,19 @@ class _Reading:
             end = self._cut
         gap = None
         if self._gone or self._reset:
-            gap = EventGap(min((event.id for event in events), default=None), self._reset)
+            oldest = min((event.id for event in events), default=None)
+            gap = EventGap(oldest, self._reset, self._missed(end))
         more = self._cut is not None
         return EventPage(events, EventCursor(last.epoch, end), gap, more, last.now_ms)
+
+    def _missed(self, end: int) -> int | None:
+        """How many are gone of those up to ``end``, where that can be known: ids have no holes."""
+        query = self._query
+        if self._reset or query.newest_first or query.leave_out is not None:
+            return None
+        if not query.selection.is_everything:
+            return None
+        return end - self._first.after - len(self._events)
 
 
 class Recent:

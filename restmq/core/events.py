@@ -120,6 +120,16 @@ class Events:
         """
         return self._used(log).publishing.publish(events, short)
 
+    def publish_once(
+        self, log: str, events: Sequence[NewEvent], key: bytes, *, short: bool = False
+    ) -> Deferred[tuple[list[int], bool]]:
+        """As `publish`, under an idempotency key (16 bytes) that is remembered for a day.
+
+        The ids, and whether they are those that the same key gave before; nothing is appended then.
+        Fails with KeyReused if the events were others.
+        """
+        return self._used(log).publishing.publish_once(events, short, key)
+
     def _due(self, publishing: Publishing) -> None:
         if not self._to_flush:
             self._clock.callLater(0, self.flush)

@@ -59,7 +59,11 @@ SHARDS = 64
 LOG_CLASSES = 16
 """How many classes of retention an event log has."""
 
-_LOG_SUFFIXES = (b"", b":i", b":g", b":b", b":o", *(b":e%d" % n for n in range(LOG_CLASSES)))
+_LOG_SUFFIXES = (
+    *(b"", b":i", b":g", b":b", b":o"),
+    *(b":e%d" % n for n in range(LOG_CLASSES)),
+    b":k",
+)
 _SUFFIXES = (
     *(b"", b":l", b":w", b":r", b":c", b":t", b":m", b":h", b":p"),
     *(b":y", b":j", b":x", b":d", b":k", b":f"),

@@ -19,6 +19,7 @@ SHORT: Final = 1
 """The classes of events without a rule: of ``/v1`` and of ``/e/``."""
 
 MAX_AGE_MS: Final = 366 * 86_400_000
+MAX_BYTES: Final = 1 << 40
 _RULE: Final = re.compile(
     r"(?P<pattern>[^=]+)=(?P<age>[0-9]{1,9}(?:\.[0-9]{1,3})?)s?"
     r"(?::(?P<count>[0-9]{1,12})(?::(?P<bytes>[0-9]{1,14})(?P<unit>KiB|MiB|GiB|))?)?"
@@ -49,11 +50,11 @@ def parse_rule(text: str) -> Rule:
     """``PATTERN=SECONDS[:COUNT[:BYTES]]``, where 0 is no limit. Raises ValueError or BadRequest."""
     found = _RULE.fullmatch(text)
     age_ms = round(float(found["age"]) * 1000) if found else -1
-    if found is None or not 0 <= age_ms <= MAX_AGE_MS:
+    size = int(found["bytes"] or 0) * _UNITS[found["unit"] or ""] if found else 0
+    if found is None or not 0 <= age_ms <= MAX_AGE_MS or size > MAX_BYTES:
         raise ValueError(
             f"{text!r} is not PATTERN=SECONDS[:COUNT[:BYTES]], such as log.**=3600:10000:16MiB"
         )
-    size = int(found["bytes"] or 0) * _UNITS[found["unit"] or ""]
     limits = Limits(age_ms, int(found["count"] or 0), size)
     return Rule(parse_pattern(found["pattern"], "the pattern"), limits)
 

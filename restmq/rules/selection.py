@@ -85,6 +85,11 @@ class Selection:
         """The whole log."""
         return cls(frozenset(), frozenset((Pattern((MANY,)),)))
 
+    @property
+    def is_everything(self) -> bool:
+        """Whether it chooses all topics."""
+        return any(pattern.words == (MANY,) for pattern in self.patterns)
+
     def matches(self, topic: str) -> bool:
         """Whether it chooses this topic."""
         if topic in self.topics:

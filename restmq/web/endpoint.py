@@ -32,6 +32,7 @@ from twisted.logger import Logger
 
 from restmq.errors import (
     BadRequest,
+    KeyReused,
     LeasedOnly,
     Limited,
     OutcomeUnknown,
@@ -67,6 +68,7 @@ STATUS: Final[Mapping[type[RestMQError], int]] = {
     OutcomeUnknown: 503,
     StoreFull: 503,
     StoreRefused: 503,
+    KeyReused: 422,
     LeasedOnly: 409,
     WrongDelivery: 409,
     Limited: 503,

@@ -6,6 +6,8 @@ has some. The body is as a message's: see message_json.py.
 
 from __future__ import annotations
 
+import orjson
+
 from restmq.event import Event, EventGap, EventPage
 from restmq.web.encoded import Encoded
 from restmq.web.message_json import quoted, rfc3339, shown_body
@@ -40,9 +42,8 @@ _members = Encoded(event_members)
 
 
 def gap_json(gap: EventGap) -> bytes:
-    """``{"oldest", "reset"}``."""
-    oldest = b"null" if gap.oldest is None else b"%d" % gap.oldest
-    return b'{"oldest":%b,"reset":%b}' % (oldest, b"true" if gap.reset else b"false")
+    """``{"oldest", "reset", "missed"?}``."""
+    return orjson.dumps(gap.members)
 
 
 def page_json(page: EventPage) -> bytes:

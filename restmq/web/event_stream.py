@@ -167,7 +167,7 @@ class EventReader:
 
     def gap(self, gap: EventGap) -> None:
         """Something is not kept any more."""
-        self._way.write(self._wire.say("gap", gap._asdict()))
+        self._way.write(self._wire.say("gap", gap.members))
 
     def beat(self) -> bool:
         """Say where the client is, if it does not know; whether something was said."""

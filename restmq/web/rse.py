@@ -37,10 +37,12 @@ from restmq.web.rse_request import (
     read_sender,
     topic_of,
 )
+from restmq.web.v1.new_messages import key_digest
 
 JAVASCRIPT: Final = "text/javascript; charset=utf-8"
 NEEDS_TOKEN: Final = ("WWW-Authenticate", 'X-Auth-Token realm="RestMQ events"')
 NOSNIFF: Final = ("X-Content-Type-Options", "nosniff")
+REPLAYED: Final = ("Idempotency-Replayed", "true")
 SILENT: Final = {401: "Unauthorized", 403: "Forbidden"}
 """What carries no reason, as RSE has it."""
 
@@ -90,7 +92,8 @@ class Channel(RseEndpoint):
         """Post an event: the body, JSON with an object or an array at its root."""
         sender = await self._admitted(path)
         read_query(self.request.query, ())
-        return await self._publish(topic_of(path), self.request.body, sender)
+        key = dict.get(self.request.headers, "idempotency-key", "")
+        return await self._publish(topic_of(path), self.request.body, sender, key)
 
     # ---- who asks
 
@@ -134,12 +137,16 @@ class Channel(RseEndpoint):
         reply = await self._publish(topic_of(path), body, sender)
         return reply if callback is None else _script(callback, b"{}")
 
-    async def _publish(self, topic: str, body: bytes, sender: Sender) -> Reply:
+    async def _publish(self, topic: str, body: bytes, sender: Sender, key: str = "") -> Reply:
         refuse_larger(body, self.settings.max_message_bytes)
         check_json(body)
         event = NewEvent(topic, body, "application/json", sender_headers(sender))
-        await self.broker.events.publish(MAIN_LOG, [event], short=True)
-        return Reply(201, b"", JSON, no_store=True)
+        digest, events = key_digest(key), self.broker.events
+        if not digest:
+            await events.publish(MAIN_LOG, [event], short=True)
+            return Reply(201, b"", JSON, no_store=True)
+        _, replayed = await events.publish_once(MAIN_LOG, [event], digest, short=True)
+        return Reply(201, b"", JSON, (REPLAYED,) if replayed else (), no_store=True)
 
     # ---- reading
 

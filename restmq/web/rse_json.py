@@ -81,7 +81,7 @@ def events_json(
     text = b'{"channel":%b,"events":[%b]' % (quoted(channel), found)
     if gap is None:
         return text + b"}"
-    return b'%b,"gap":%b}' % (text, orjson.dumps({"oldest": gap.oldest, "reset": gap.reset}))
+    return b'%b,"gap":%b}' % (text, orjson.dumps(gap.members))
 
 
 def script(callback: str, value: bytes) -> bytes:

@@ -38,7 +38,7 @@ WRONG: dict[str, Callable[[valkey_client.Valkey, bytes], object]] = {
     "stream": lambda store, key: store.xadd(key, {"a": "b"}),
 }
 EPOCH = 5
-LOG_KINDS = ("hash", "zset", "zset", "hash", "stream", *("stream",) * LOG_CLASSES)
+LOG_KINDS = ("hash", "zset", "zset", "hash", "stream", *("stream",) * LOG_CLASSES, "zset")
 SCHEDULE_KINDS = ("hash", "hash", "hash", "hash", "string")
 EVENT = b"\x01t\x00\x00\x00body"
 """The payload of an event of the topic t."""
@@ -125,7 +125,7 @@ def cases(desk: Desk) -> dict[str, Case]:
         "inspect": of_queue(10),
         "join": of_queue(*commands.join_arguments(DAEMONS[0], hello)),
         "leave": of_queue(*commands.leave_arguments(DAEMONS[0], report)),
-        "log_append": of_log(0, 0, 7, keep_one, b"\0", 1, EVENT, 1, b"q"),
+        "log_append": of_log(0, 0, 7, keep_one, b"\0", 1, b"k" * 32, EVENT, 1, b"q"),
         "log_bind": of_log(b"b", b'{"topic":"a","queue":"q"}', 9),
         "log_read": of_log(EPOCH, 0, 10, 0, 1, 0),
         "log_state": of_log(0, 0, 1),

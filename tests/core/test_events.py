@@ -442,6 +442,7 @@ class Retaining(EventsCase):
             assert len(many.events) == 58
             whole = await self.read(fresh, ALL, EventCursor(epoch, 5))
             assert whole.gap is not None
+            assert whole.gap.missed == 115 - len(whole.events)
             newest = EventCursor(epoch, few.events[0].id - 1)
             assert (await self.read(fresh, Selection.below("few"), newest)).gap is None
 

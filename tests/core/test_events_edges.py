@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from twisted.internet.defer import gatherResults
 
+from restmq.core.bindings import Binding
 from restmq.core.event_tail import Query, Tail
 from restmq.core.event_wire import encode_limits
+from restmq.errors import KeyReused
 from restmq.event import Event, EventCursor, NewEvent
 from restmq.redis.keys import Keys
 from restmq.redis.pipeline import encode_arguments
 from restmq.rules.retention import Limits
 from restmq.rules.selection import Selection
+from restmq.rules.topics import parse_pattern
 from tests.core.test_events import ALL, EventsCase, Listener, news
 from tests.turns import until
 
@@ -263,3 +267,54 @@ class Mixed(EventsCase):
             assert found == expected
         newest = await self.ids(broker, some, limit=1200, newest_first=True)
         assert newest == expected[::-1][:1200]
+
+
+class Once(EventsCase):
+    """What is published under an idempotency key is there once, however often it is said."""
+
+    async def test_the_same_key_gives_the_same_ids(self) -> None:
+        broker, other = await self.broker(), await self.broker()
+        events = news("a", "b")
+        assert await broker.events.publish_once("main", events, b"k" * 16) == ([1, 2], False)
+        assert await broker.events.publish("main", news("c")) == [3]
+        for each in (broker, other):
+            assert await each.events.publish_once("main", events, b"k" * 16) == ([1, 2], True)
+        with pytest.raises(KeyReused):
+            await other.events.publish_once("main", news("a", "c"), b"k" * 16)
+        assert await other.events.publish_once("other", news("a"), b"k" * 16) == ([1], False)
+        assert await self.ids(broker) == [1, 2, 3]
+
+    async def test_a_large_batch_is_there_once_too(self) -> None:
+        broker = await self.broker()
+        events = news(*["a"] * 2500)
+        first = [
+            broker.events.publish_once("main", events, b"k" * 16),
+            broker.events.publish("main", news("b")),
+            broker.events.publish_once("main", events, b"k" * 16),
+        ]
+        (ids, replayed), _, again = await gatherResults(first)
+        assert (len(set(ids)), replayed) == (2500, False)
+        assert again == (ids, True)
+        assert len((await self.read(broker, limit=9999)).events) == 2501
+
+    async def test_a_bound_event_goes_into_its_queue_once(self) -> None:
+        broker = await self.broker()
+        await broker.events.bind("main", "b", Binding(parse_pattern("a"), "q"))
+        for _ in range(3):
+            await broker.events.publish_once("main", news("a"), b"k" * 16)
+        await broker.events.publish("main", news("a"))
+        found: list[Any] = []
+        while len(found) < 2:
+            found = (await broker.browse("q", "ready", "", 10)).found
+        assert len(found) == 2
+
+    async def test_keys_are_forgotten_after_a_day(self) -> None:
+        broker = await self.broker()
+        await broker.events.publish_once("main", news("a"), b"k" * 16)
+        log, _, _, _, _, *_, once = Keys("restmq:").log("main")
+        with self.valkey.client() as client:
+            assert client.hexists(log, b"k" + b"k" * 16)
+            client.zadd(once, {b"k" * 16: 1})
+            await broker.events.publish_once("main", news("a"), b"l" * 16)
+            assert client.zrange(once, 0, -1) == [b"l" * 16]
+            assert not client.hexists(log, b"k" + b"k" * 16)

@@ -157,3 +157,15 @@ def test_an_event_that_is_not_there_is_404_and_an_id_that_is_none_400(server, qu
     assert reply.status == (404 if there else 400)
     assert fetch(server, f"{queue}.other", f"{epoch}-{number}").status == 404
     assert fetch(server, queue, f"{epoch}-{number}").status == 200
+
+
+def test_headers_that_no_field_can_hold_are_percent_encoded(common_daemon):
+    """RSE keeps the User-Agent of who posted, which may be any bytes."""
+    agent = "X\u00e9 uuid/550e8400-e29b-41d4-a716-446655440000"
+    posted = common_daemon.request("POST", "/e/ce/bytes", "[1]", {"User-Agent": agent})
+    assert posted.status == 201
+    page = common_daemon.request("GET", "/v1/events?topic=ce.bytes")
+    (event,) = json.loads(page.body)["events"]
+    reply = common_daemon.request("GET", f"/v1/topics/ce.bytes/events/{event['cursor']}")
+    assert (reply.status, reply.body) == (200, b"[1]")
+    assert any("X%" in value for value in reply.headers.values())

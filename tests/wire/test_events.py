@@ -228,6 +228,26 @@ def test_bad_posts_publish_nothing(common_daemon, path, body, words):
     assert get(common_daemon, f"cursor={before}")["events"] == []
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/topics/w.once/events", '{"n":1}'),
+        ("/v1/events", '{"events":[{"topic":"w.once.b","body":1},{"topic":"w.once.c","body":2}]}'),
+    ],
+)
+def test_with_an_idempotency_key_it_is_published_once(common_daemon, path, body):
+    fields = {"Content-Type": "application/json", "Idempotency-Key": f"once {path}"}
+    first, second = (common_daemon.request("POST", path, body, fields) for _ in range(2))
+    assert (first.status, first.body) == (second.status, second.body)
+    assert first.status == 201
+    assert "idempotency-replayed" not in first.headers
+    assert second.headers["idempotency-replayed"] == "true"
+    other = common_daemon.request("POST", path, body.replace("1", "3"), fields)
+    assert other.status == 422
+    assert json.loads(other.body)["type"].endswith("key_reused")
+    bad(common_daemon.request("POST", path, body, {**fields, "Idempotency-Key": "\xe9"}), "idempot")
+
+
 @pytest.mark.parametrize("kind", ["application/json", "application/x-ndjson"])
 @pytest.mark.parametrize("body", [b'{"x":"\xff"}', b'"\xff"'])
 def test_what_is_not_utf_8_is_refused(common_daemon, kind, body):
@@ -430,7 +450,17 @@ def test_a_wiped_store_is_told_first_on_every_transport(daemon, start_valkey):
 
 
 @pytest.mark.parametrize(
-    "query", ["topic=a&ack=1", "topic=a&queue=b", "topic=a..b", "topic=a&log=*", "log=a&queue=q"]
+    "query",
+    [
+        "topic=a&unknown=1",
+        "topic=a&cursor=-1",
+        "topic=" + "a." * 2000 + "a",
+        "topic=a&ack=1",
+        "topic=a&queue=b",
+        "topic=a..b",
+        "topic=a&log=*",
+        "log=a&queue=q",
+    ],
 )
 def test_bad_streams(common_daemon, query):
     bad(common_daemon.request("GET", f"/v1/stream?{query}"))

@@ -41,12 +41,19 @@ def test_a_cursor_of_http_goes_on_here(common_daemon, session):
     assert [session.next()["id"] for _ in told] == told
 
 
+NESTED: list[object] = []
+for _ in range(300):
+    NESTED = [NESTED]
+
+
 @pytest.mark.parametrize(
     ("cmd", "members"),
     [
         ("subscribe", {"topic": "a..b"}),
         ("subscribe", {"topic": "a", "queue": "q"}),
         ("subscribe", {"topics": []}),
+        ("subscribe", {"topics": ["a"], "queue": "q"}),
+        ("publish", {"topic": "a", "body": NESTED}),
         ("subscribe", {"topic": "a", "cursor": "7"}),
         ("subscribe", {"topic": "a", "ack": True}),
         ("subscribe", {"topic": "a", "log": "*"}),
@@ -58,3 +65,15 @@ def test_a_cursor_of_http_goes_on_here(common_daemon, session):
 def test_bad_commands(session, cmd, members):
     answer = session.answer(cmd, **members)
     assert (answer["type"], answer["status"]) == ("error", 400)
+
+
+def test_own_events_come_to_who_was_told_that_it_is_subscribed(common_daemon):
+    """The first of a log on its daemon, too, where nobody follows the log yet."""
+    for number in range(5):
+        session = Session(common_daemon.port)
+        session.welcome()
+        session.do("subscribe", topic="own", log=f"own{number}")
+        assert session.next()["type"] == "cursor"
+        told = session.do("publish", topic="own", body=1, log=f"own{number}")
+        assert session.next()["cursor"] == told["cursor"]
+        session.close()

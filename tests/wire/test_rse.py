@@ -658,6 +658,16 @@ def test_what_expired_of_ones_own_ends_no_wait(daemon):
     assert read(server, f"/a?last-known-id={number}&wait=0.3").status == 204
 
 
+def test_a_post_with_an_idempotency_key_may_be_repeated(server, channel):
+    """An extension: a client that lost the reply posts again."""
+    head = f"POST /e{channel} HTTP/1.1\nUser-Agent: {ALICE}\nIdempotency-Key: {channel}"
+    replies = [ask(server, head, "[1]") for _ in range(2)]
+    assert [(reply.status, reply.body) for reply in replies] == [(201, b"")] * 2
+    assert [reply.headers.get("idempotency-replayed") for reply in replies] == [None, "true"]
+    assert data(read(server, channel)) == [[1]]
+    assert ask(server, head, "[2]").status == 422
+
+
 # ---- health and the dump
 
 

@@ -1,11 +1,13 @@
 -- Purpose: what the scripts of event logs share; scripts.py puts it in front of each log_*.lua.
 -- Atomic: it is part of the script that uses it, never run alone.
 -- KEYS: 1 hash of the log, 2 :i index, 3 :g what was trimmed, 4 :b bindings, 5 :o outbox,
---       6.. :e0 :e1 ... entries, a stream for each class of retention (see keys.py)
+--       6.. :e0 :e1 ... entries, a stream for each class of retention, the last :k idempotency keys
+--       by when they are forgotten (see keys.py)
 -- ARGV: 1 now in ms ("0": the server's clock); the rest belongs to the script.
 -- Returns: nothing.
 --
 -- Hash     id (the last given), epoch, was and upto (the epoch before, and its last id that is here),
+--          k and a digest (of an idempotency key: the fingerprint, 16 bytes, and I7 the first id),
 --          gone (see :g), bv (version of the bindings; a store that lost time never
 --          gives one again), b0 b1 ... (bytes in each class).
 -- Entry    I7 id, I6 created ms, I6 expires ms (0: never), payload.
@@ -17,9 +19,10 @@
 -- Limits   for each class I6 age ms (0: for ever), I6 count, I6 bytes (0: as many as there are).
 
 local Q, INDEX, GONE, BINDINGS, OUTBOX, ENTRIES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], 6
-local CLASSES = #KEYS - 5
+local CLASSES, ONCE = #KEYS - 6, KEYS[#KEYS]
 local MAX_BYTES = 1048576      -- of one answer
 local STEP, STEP_BYTES = 64, 4194304
+local ONCE_MS, ONCE_MOST = 86400000, 100000  -- for how long keys are remembered, and how many
 local TRIMMED = 4096           -- topics of which is known up to where they are trimmed
 local HEAD = 19                -- bytes of an entry before its payload
 local call, pack, unpack_bytes = redis.call, struct.pack, struct.unpack
@@ -40,7 +43,11 @@ local function check_types()
   for i, key in ipairs(KEYS) do
     local kind = call('TYPE', key).ok
     local wanted = 'stream'
-    if i == 1 or i == 4 then wanted = 'hash' elseif i == 2 or i == 3 then wanted = 'zset' end
+    if i == 1 or i == 4 then
+      wanted = 'hash'
+    elseif i == 2 or i == 3 or i == #KEYS then
+      wanted = 'zset'
+    end
     if kind ~= 'none' and kind ~= wanted then
       error({err = 'WRONGTYPE ' .. key .. ' is a ' .. kind .. ', not a ' .. wanted})
     end
@@ -78,6 +85,16 @@ end
 local function is_over(e, now)
   local expires = unpack_bytes('>I6', e, 14)
   return expires > 0 and expires <= now
+end
+
+-- Forget idempotency keys whose time is over, and the oldest where they are too many.
+local function forget_keys(now)
+  local old = call('ZRANGEBYSCORE', ONCE, '-inf', text(now), 'LIMIT', 0, 100)
+  if #old == 0 and call('ZCARD', ONCE) > ONCE_MOST then old = call('ZRANGE', ONCE, 0, 9) end
+  for _, digest in ipairs(old) do
+    call('ZREM', ONCE, digest)
+    call('HDEL', Q, 'k' .. digest)
+  end
 end
 
 -- Take what a class holds too much of from its oldest end: at most `most` entries.

@@ -48,13 +48,14 @@ from restmq.web.event_stream import DEFAULT_SLOW, AskedStream
 from restmq.web.message_json import quoted
 from restmq.web.v1.endpoint import V1Endpoint
 from restmq.web.v1.given import Given
-from restmq.web.v1.messages import HEADERS, NDJSON, refuse_larger
+from restmq.web.v1.messages import HEADERS, NDJSON, REPLAYED, refuse_larger
 from restmq.web.v1.new_messages import (
     NO_OPTIONS,
     Bounds,
     Item,
     explained,
     kept_headers,
+    key_digest,
     not_json,
     plain_body,
     read_item,
@@ -240,6 +241,9 @@ def read_event_command(members: Mapping[str, Any], bounds: Bounds) -> NewEvent:
     """One event of members that are decoded already (a command on a WebSocket). Raises as `read_batch`."""
     try:
         item = _EVENT.decode(orjson.dumps(members))
+    except orjson.JSONEncodeError:
+        why = "the body is nested too deeply: 250 levels at most"
+        raise Problem("bad_request", why, faults=(Fault("/body", why),)) from None
     except msgspec.ValidationError as error:
         raise explained(error, bounds) from None
     return read_event(item, "", bounds)
@@ -254,6 +258,21 @@ def _published(topic: str, epoch: int, number: int) -> bytes:
     return b'"topic":%b,"id":%d,"cursor":"%d-%d"' % (quoted(topic), number, epoch, number)
 
 
+def publish(
+    broker: Any, log: str, events: list[NewEvent], key: str
+) -> Deferred[tuple[list[int], bool]]:
+    """Append them, once if there is an Idempotency-Key: their ids, and whether they were there.
+
+    Raises Problem for a key that is none.
+    """
+    digest = key_digest(key)
+    if digest:
+        once: Deferred[tuple[list[int], bool]] = broker.events.publish_once(log, events, digest)
+        return once
+    done: Deferred[list[int]] = broker.events.publish(log, events)
+    return done.addCallback(lambda ids: (ids, False))
+
+
 class TopicEvents(V1Endpoint):
     """``/v1/topics/TOPIC/events``."""
 
@@ -261,6 +280,7 @@ class TopicEvents(V1Endpoint):
     @describe(
         path={"topic": TOPIC},
         query={"content_type": STRING, "log": LOG},
+        headers={"Idempotency-Key": STRING},
         body=MESSAGE_BODY,
         replies={201: PUBLISHED},
     )
@@ -277,11 +297,13 @@ class TopicEvents(V1Endpoint):
             stated_type(sent, body),
             kept_headers(fields, Bounds.of(self.settings), more=cloud_event_headers(fields)),
         )
-        done: Deferred[list[int]] = self.broker.events.publish(log, [event])
+        done = publish(self.broker, log, [event], dict.get(fields, "idempotency-key", ""))
         return done.addCallback(self._created, log, name)
 
-    def _created(self, ids: list[int], log: str, topic: str) -> Reply:
-        return self.encoded(b"{%b}\n" % published(self.broker, log, topic, ids[0]), 201)
+    def _created(self, told: tuple[list[int], bool], log: str, topic: str) -> Reply:
+        ids, replayed = told
+        data = b"{%b}\n" % published(self.broker, log, topic, ids[0])
+        return self.encoded(data, 201, lines=REPLAYED if replayed else b"")
 
 
 class EventsOfTopics(V1Endpoint):
@@ -290,6 +312,7 @@ class EventsOfTopics(V1Endpoint):
     @endpoint(Access.PRODUCER, large=True)
     @describe(
         query={"log": LOG},
+        headers={"Idempotency-Key": STRING},
         body=Content((JSON, "application/x-ndjson"), record(events=items(NEW_EVENT, 1))),
         replies={201: record(results=items(PUBLISHED), cursor=STRING, failed=WHOLE)},
     )
@@ -302,10 +325,11 @@ class EventsOfTopics(V1Endpoint):
         if not lines:
             self.refuse_form()
         events = read_batch(request.body, lines, Bounds.of(self.settings))
-        done: Deferred[list[int]] = self.broker.events.publish(log, events)
-        return done.addCallback(self._results, log, events)
+        key = dict.get(request.headers, "idempotency-key", "")
+        return publish(self.broker, log, events, key).addCallback(self._results, log, events)
 
-    def _results(self, ids: list[int], log: str, events: list[NewEvent]) -> Reply:
+    def _results(self, done: tuple[list[int], bool], log: str, events: list[NewEvent]) -> Reply:
+        ids, replayed = done
         epoch, last = self.broker.events.cursor(log, ids[-1])
         told = b"},{".join(
             [
@@ -314,7 +338,9 @@ class EventsOfTopics(V1Endpoint):
             ]
         )
         return self.encoded(
-            b'{"results":[{%b}],"cursor":"%d-%d","failed":0}\n' % (told, epoch, last), 201
+            b'{"results":[{%b}],"cursor":"%d-%d","failed":0}\n' % (told, epoch, last),
+            201,
+            lines=REPLAYED if replayed else b"",
         )
 
     @endpoint(Access.CONSUMER)
@@ -328,7 +354,11 @@ class EventsOfTopics(V1Endpoint):
         },
         replies={
             200: record(
-                {"gap?": record(oldest={"type": ["integer", "null"]}, reset=BOOLEAN)},
+                {
+                    "gap?": record(
+                        {"missed?": WHOLE}, oldest={"type": ["integer", "null"]}, reset=BOOLEAN
+                    )
+                },
                 events=items(EVENT_OBJECT),
                 cursor=STRING,
                 more=BOOLEAN,
@@ -350,8 +380,10 @@ class EventsOfTopics(V1Endpoint):
         if page is not None and (page.events or not wait):
             return self._page(page)
         if not wait:
-            done: Deferred[EventPage] = events.read(log, selection, after, limit)
-            return done.addCallback(self._page)
+            reading: Deferred[EventPage] = events.read(log, selection, after, limit)
+            if not reading.called:  # it may take many calls of the store
+                self.exchange.gone.addCallback(lambda _: reading.cancel())
+            return reading.addCallback(self._page)
         return self._waited(events.wait(log, selection, after, limit, wait))
 
     def _waited(self, waiting: Deferred[EventPage]) -> Deferred[Reply]:

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from restmq.errors import (
     BadRequest,
+    KeyReused,
     LeasedOnly,
     OutcomeUnknown,
     QueueFull,
@@ -27,6 +28,7 @@ from restmq.web.endpoint import Access, Endpoint, Refusal, Reply, endpoint
 
 CODES: Final[Mapping[type[BaseException], str]] = {
     BadRequest: "bad_request",
+    KeyReused: "key_reused",
     LeasedOnly: "leased_only",
     WrongDelivery: "wrong_delivery",
     StoreAway: "store_away",

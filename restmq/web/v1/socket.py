@@ -611,7 +611,7 @@ def _topics(given: Given) -> tuple[list[str], str]:
 
     No queue has the key: its name begins with a control character.
     """
-    if "topic" in given and ("topics" in given or "queue" in given or "queues" in given):
+    if ("topic" in given and "topics" in given) or "queue" in given or "queues" in given:
         raise BadRequest("topic names one pattern, or topics is a list of them, without a queue")
     one, several = given.text("topic"), given.texts("topics", MAX_TOPICS)
     topics = several if several is not None else [one or ""]
