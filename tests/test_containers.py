@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from tests.test_tap import run
 
 ENTRYPOINT = ("sh", str(ROOT / "deploy" / "docker" / "entrypoint"))
 HEALTHCHECK = (sys.executable, str(ROOT / "deploy" / "docker" / "healthcheck"))
+VAGRANTFILE = ROOT / "Vagrantfile"
+Tool = Callable[[str], str]
 SETTINGS_OF_SCRIPTS = {"BACKGROUND", "USER", "GROUP", "REACTOR", "PIDFILE", "LOGFILE", "PYTHON"}
 
 
@@ -79,3 +82,17 @@ def test_the_front_of_the_three_brokers_is_the_one_that_is_tested() -> None:
     front = front.replace("listen 127.0.0.1:8080;", "listen 8080;")
     shipped = (ROOT / "deploy" / "compose" / "nginx.conf").read_text()
     assert shipped.partition("\n")[2] == front.partition("\n")[2]
+
+
+def test_what_the_virtual_machine_is_made_with(tool: Tool, tmp_path: Path) -> None:
+    """The shell in the Vagrantfile is sound, and all that it takes from the project is there."""
+    ((_, quoted),) = re.findall(
+        r"inline: <<-(\w+)\n(.*?)\n *\1\n", VAGRANTFILE.read_text(), re.DOTALL
+    )
+    script = tmp_path / "provision.sh"
+    script.write_text(quoted.replace("\\\\", "\\") + "\n")  # Ruby reads it as a quoted string
+    found = run(tmp_path, (tool("shellcheck"),), "--shell=sh", str(script))
+    assert (found.returncode, found.stdout) == (0, "")
+    taken = re.findall(r"/vagrant/(\S+)", quoted)
+    assert taken
+    assert [name for name in taken if not (ROOT / name).exists()] == []

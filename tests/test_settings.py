@@ -372,6 +372,8 @@ def test_the_data_folder_of_a_user_who_named_none() -> None:
         ("events-retention", "a=1:1:262144GiB"),
         ("events-retention", "a" * 256 + "=1"),
         ("events-retention", "\x80=1"),
+        ("events-age", "nan"),
+        ("events-short-age", "1e9"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_option_and_its_place(

@@ -174,6 +174,7 @@ class Publishing:
             table.version,
             self._limits,
             bytes(turn.classes),
+            stored.store.run_id,
             b"%d" % count,
             turn.once(),
             *turn.payloads,
@@ -201,7 +202,7 @@ class Publishing:
             if bound and not again:
                 self._bindings.move()
 
-        command = stored.scripts.call("log_append", stored.name, 7 + count + len(bound), arguments)
+        command = stored.scripts.call("log_append", stored.name, 8 + count + len(bound), arguments)
         self._asked += 1
         stored.store.send(command, appended)
 

@@ -29,6 +29,9 @@ CHUNK_SECONDS: Final = 0.25
 CALLS: Final = 20
 """Calls of the store for one page; a reader of what hardly anything matches asks again from there."""
 
+LEAP: Final = 1_000_000
+"""At least so many ids are left out in a leap (log_common.lua)."""
+
 _CHOSEN: Final = 4096
 """Of how many topics a reading remembers whether it wants them."""
 
@@ -85,12 +88,19 @@ class StoredLog:
         """The reply to a command that may be repeated; fails with a StoreError."""
         return _question(self.store.send, command)
 
-    async def state(self, count: bool = False) -> State:
-        """Where the log is; a store that lost time gets its new epoch. ``count``: its numbers, too."""
+    async def state(self, count: bool = False, foreign: int = 0) -> State:
+        """Where the log is; a store that lost time gets its new epoch.
+
+        ``count``: its numbers, too. ``foreign``: an id that somebody had from another store.
+        """
         arguments = encode_arguments(
-            b"%d" % self.known.id, b"%d" % self.known.epoch, b"1" if count else b"0"
+            b"%d" % self.known.id,
+            b"%d" % self.known.epoch,
+            b"1" if count else b"0",
+            self.store.run_id,
+            b"%d" % foreign,
         )
-        command = self.scripts.call("log_state", self.name, 3, arguments)
+        command = self.scripts.call("log_state", self.name, 5, arguments)
         here = state_answer(await self.ask(command))
         self._heard(here.epoch, here.last, here.info.now_ms)
         return here
@@ -98,6 +108,8 @@ class StoredLog:
     async def read(self, query: Query) -> EventPage:
         """A page for a reader, of as many calls as that takes."""
         first = found = await self.page(query)
+        if query.cursor.epoch == 0 and query.cursor.id > found.last:
+            await self.state(foreign=query.cursor.id)
         reading = _Reading(query, first)
         while reading.add(found):
             if query.newest_first:
@@ -125,7 +137,8 @@ class StoredLog:
             "log_read", self.name, len(arguments), encode_arguments(*arguments)
         )
         found = found_answer(await _question(self.store.read, command))
-        if (found.epoch, found.last) < self.known:
+        foreign = query.cursor.epoch == found.epoch and query.cursor.id > found.last
+        if foreign or (found.epoch, found.last) < self.known:
             await self.state()
             found = found_answer(await _question(self.store.read, command))
         self._heard(found.epoch, found.last, found.now_ms)
@@ -227,13 +240,14 @@ class _Reading:
         return EventPage(events, EventCursor(last.epoch, end), gap, more, last.now_ms)
 
     def _missed(self, end: int) -> int | None:
-        """How many are gone of those up to ``end``, where that can be known: ids have no holes."""
+        """How many are gone of those up to ``end``, where that can be known: ids have no holes but leaps."""
         query = self._query
         if self._reset or query.newest_first or query.leave_out is not None:
             return None
         if not query.selection.is_everything:
             return None
-        return end - self._first.after - len(self._events)
+        missed = end - self._first.after - len(self._events)
+        return missed if missed < LEAP else None
 
 
 class Recent:

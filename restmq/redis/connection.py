@@ -8,6 +8,7 @@ fails with OutcomeUnknown.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,8 @@ QUIET_SECONDS = 2.0
 
 CONNECT_SECONDS = 5
 
+_RUN_ID = re.compile(rb"^run_id:([0-9a-f]{40})\r?$", re.MULTILINE)
+
 
 class _QuietService(ClientService):
     """Twisted's own, but one that does not log each of several tries a second."""
@@ -70,6 +73,7 @@ class _Connection(txredisapi.RedisProtocol):
         self._watch: task.LoopingCall | None = None
         self._refused = False
         self._late = False
+        self.run_id = b""
 
     def _write(self, data: bytes) -> None:
         assert self.transport is not None
@@ -98,12 +102,18 @@ class _Connection(txredisapi.RedisProtocol):
             elif left == 0 and not self._refused:
                 self._usable()
 
+        self.pipeline.send(encode(b"INFO", b"server"), self._told_run)
         for command in commands:
             self.pipeline.send(command, greeted)
         self.pipeline.flush()
         self._watch = task.LoopingCall(self._check_silence)
         self._watch.clock = self._owner.clock
         self._watch.start(1.0, now=False)
+
+    def _told_run(self, reply: Any) -> None:
+        if isinstance(reply, bytes):  # who may not ask does without
+            found = _RUN_ID.search(reply)
+            self.run_id = found[1] if found else b""
 
     def _usable(self) -> None:
         """Tell txredisapi, which then stops counting failures, and the store."""
@@ -375,6 +385,12 @@ class Store:
         self.flush()
         done = gatherResults([factory.leave() for factory in self._factories])
         return done.addCallback(lambda _: None)
+
+    @property
+    def run_id(self) -> bytes:
+        """Which life of the server process the writes go to; nothing while that is not known."""
+        connection = self._writes.connection if self._factories else None
+        return b"" if connection is None else connection.run_id
 
     @property
     def ready(self) -> bool:

@@ -150,7 +150,8 @@ class SyslogDoor:
 
     async def _close(self) -> None:
         await self._listening.close()
-        for port in self._udp:
+        ports, self._udp = self._udp, []
+        for port in ports:
             await defer.maybeDeferred(port.stopListening)
         for connection in tuple(self.connections):
             connection.cut_off()

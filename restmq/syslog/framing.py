@@ -50,11 +50,11 @@ class Lines(NamedTuple):
     @classmethod
     def of(cls, text: bytes) -> Lines | None:
         """The lines of this text; None if one does not begin with ``<``."""
-        odd = text.translate(None, _PLAIN)
-        breaks = odd.count(b"\n")
         head = text[:HEAD_BYTES]
         if not head.startswith(b"<"):
             return None
+        odd = text.translate(None, _PLAIN)
+        breaks = odd.count(b"\n")
         if not breaks or (
             len(head) == HEAD_BYTES and b"\n" not in head and text.count(b"\n" + head) == breaks
         ):

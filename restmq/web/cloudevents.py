@@ -17,7 +17,7 @@ import orjson
 
 from restmq.errors import BadRequest
 from restmq.event import Event
-from restmq.web.message_json import rfc3339
+from restmq.web.message_json import field_value, rfc3339
 
 PREFIX: Final = "ce-"
 VERSION_FIELD: Final = "ce-specversion"
@@ -26,9 +26,6 @@ REQUIRED: Final = ("ce-id", "ce-source", "ce-type")
 ORIGIN_FIELD: Final = "ce-originid"
 DEFAULT_TYPE: Final = "restmq.event"
 """The type of events that were published as something else."""
-
-SAFE: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%') + " "
-"""What is not percent-encoded in a header field (section 3.1.3.2)."""
 
 _NAME: Final = re.compile(r"ce-[a-z0-9]+")
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}.*", re.ASCII)
@@ -93,7 +90,7 @@ def as_cloud_event(event: Event, epoch: int) -> tuple[tuple[str, str], ...]:
         found[ORIGIN_FIELD] = found["ce-id"]
     found["ce-id"] = f"{epoch}-{event.id}"
     others = [
-        (f"RestMQ-Header-{name}", value if value.isascii() else quote(value, safe=SAFE))
+        (f"RestMQ-Header-{name}", field_value(value))
         for name, value in kept.items()
         if name not in attributes
     ]

@@ -12,6 +12,7 @@ import time
 from base64 import b64encode
 from functools import lru_cache
 from typing import Final
+from urllib.parse import quote
 
 import orjson
 
@@ -20,6 +21,7 @@ from restmq.message import Message
 
 TEXT: Final = "text/plain"
 BINARY: Final = "application/octet-stream"
+_IN_FIELDS: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 _LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
@@ -38,6 +40,14 @@ def quoted(text: str) -> bytes:
 @lru_cache(maxsize=8)
 def _seconds(seconds: int) -> bytes:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)).encode("ascii")
+
+
+def field_value(text: str) -> str:
+    """A text as the value of a header field (RFC 9110, section 5.5): as it is where it is printable ASCII.
+
+    Anything else, a line end above all, is percent-encoded UTF-8 as a whole, ``%`` too.
+    """
+    return text if text.isascii() and text.isprintable() else quote(text, safe=_IN_FIELDS)
 
 
 def rfc3339(ms: int) -> bytes:

@@ -28,6 +28,8 @@ TEXT: Final = "text/plain; charset=utf-8"
 FLAGS: Final = ("verbose", "profile_db", "validate_db")
 SLOW_SECONDS: Final = 1.0
 LOOKED_AT: Final = 500
+TOPICS_LOOKED_AT: Final = 10
+"""Anybody may ask for it, so it must cost little."""
 
 
 class RseHealth(RseEndpoint):
@@ -104,18 +106,19 @@ def _moment(number: int, created_ms: int, log: LogInfo) -> dict[str, Any] | None
 
 
 async def _integrity(broker: Broker) -> dict[str, Any]:
-    """Whether the newest events are found again by their topics, each once and in order."""
+    """Whether the newest events of some topics are found again by these, each once and in order."""
     page: EventPage = await broker.events.read(
         MAIN_LOG, Selection.everything(), None, LOOKED_AT, newest_first=True
     )
-    errors = []
-    for topic in sorted({event.topic for event in page.events}):
+    errors, checked = [], 0
+    for topic in list(dict.fromkeys(event.topic for event in page.events))[:TOPICS_LOOKED_AT]:
         seen = [event.id for event in page.events if event.topic == topic]
         found = await broker.events.read(
             MAIN_LOG, Selection.exact(topic), None, LOOKED_AT, newest_first=True
         )
         ids = [event.id for event in found.events]
+        checked += len(seen)
         kept = {number for number in seen if ids and number >= ids[-1]}
         if sorted(set(ids), reverse=True) != ids or not kept <= set(ids):
             errors.append(f"the events of {topic} are not those of the log")
-    return {"checked": len(page.events), "errors": errors}
+    return {"checked": checked, "errors": errors}

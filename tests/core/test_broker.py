@@ -13,6 +13,7 @@ from twisted.internet.defer import FirstError, gatherResults
 from twisted.trial.unittest import TestCase
 
 from restmq.core.broker import Broker
+from restmq.core.packs import Pack
 from restmq.core.port import ROOM
 from restmq.errors import StoreAway, StoreFull, StoreRefused
 from restmq.message import Batch, Policy
@@ -167,6 +168,34 @@ class Streams(Brokers):
             assert reader.bodies[:3] == [b"a", b"0", b"1"]
             assert reader.bodies[-2:] == [b"999", b"z"]
             assert reader.ids == list(range(1, 1003))
+
+    async def test_packs_stand_in_the_order_of_all_adds_whatever_the_queue_is_like(self) -> None:
+        """New, waiting, pushed, or with bounds of its own: the same messages, the first one's id."""
+        broker = await self.broker()
+        lines = [str(number).encode() for number in range(400)]
+        packs = [
+            Pack({b"": (b"<", b">")}, b"\n".join(some), 200) for some in (lines[:200], lines[200:])
+        ]
+        for kind in ("new", "known", "streamed", "bounded"):
+            reader = Reader()
+            if kind != "new":
+                await broker.add(kind, b"first")
+                await broker.pop(kind)
+            if kind == "streamed":
+                await self.streaming(broker, kind, reader)
+            if kind == "bounded":
+                await broker.queue_settings.change(kind, {"max_length": "500"})
+            start = 0 if kind == "new" else 1
+            before = broker.add(kind, b"a")
+            many = broker.add_packs(kind, packs)
+            after = broker.add(kind, b"z")
+            ids = [start + 1, start + 2, start + 402]
+            assert await gatherResults([before, many, after]) == ids, kind
+            if kind != "streamed":
+                assert (await broker.inspect(kind)).length == 402
+                await self.streaming(broker, kind, reader)
+            await until(lambda r=reader: len(r.ids) == 402, "all of them")
+            assert reader.bodies == [b"a", *(b"<%s>" % line for line in lines), b"z"], kind
 
     async def test_round_robin_goes_in_strict_turn_over_two_brokers(self) -> None:
         one, two = await self.broker(), await self.broker()

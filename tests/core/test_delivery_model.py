@@ -31,6 +31,8 @@ def step(world: World, policies: list[Policy]) -> None:
     daemon = some_daemon(world)
     if pick() < 0.35:
         world.add(world.random.choice((1, 1, 2, 5, 40)))
+    if pick() < world.rates.get("bursts", 0):
+        world.add(world.random.choice((300, 900)))
     if pick() < 0.06:
         world.pop(world.random.choice((1, 1, 3)))
     if pick() < 0.03:
@@ -217,6 +219,17 @@ def test_lives_of_a_store_that_loses_time(valkey: ValkeyServer, kind: str, fault
         seed = seed_of(kind, faults, 80_000 + run)
         rates = {"save": 0.05, "lose time": 0.02}
         live(valkey, seed, kind, faults, STEPS, **rates)
+
+
+@pytest.mark.parametrize("faults", [False, True], ids=["calm", "faults"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_lives_with_more_packs_than_are_opened_at_a_time(
+    valkey: ValkeyServer, kind: str, faults: bool
+) -> None:
+    """Some are messages of the list, some still packs, and what comes meanwhile stays behind them."""
+    for run in range(RUNS // 64 + 1):
+        seed = seed_of(kind, faults, 95_000 + run)
+        live(valkey, seed, kind, faults, 60 + run % 60, bursts=0.15, packs=0.8)
 
 
 @pytest.mark.parametrize("faults", [False, True], ids=["calm", "faults"])

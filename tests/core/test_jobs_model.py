@@ -127,7 +127,7 @@ class Life(RuleBasedStateMachine):
         assert [one.error or one.id for one in found] == expected
         self.look()
 
-    @precondition(lambda self: not self.limited)
+    @precondition(lambda self: not self.jobs.rules.max_length)
     @rule(broker=some, count=st.integers(1, 12))
     def put_packed(self, broker: int, count: int) -> None:
         """Many at once, which lie in the store as one or two."""

@@ -50,6 +50,7 @@ class Front(Daemon):
     def __init__(self, folder: Path, port: int, prefix: str) -> None:
         super().__init__(folder, (), {})
         self.port, self.prefix = port, prefix
+        self.url = f"http://127.0.0.1:{port}{prefix}"
 
     def request(self, method: str, path: str, *more: Any, **rest: Any) -> Any:
         return super().request(method, self.prefix + path, *more, **rest)

@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import StartDaemon
 from tests.support import DEADLINE_SECONDS, Daemon, free_port, twistd, wait_until
 from tests.system.clients import drain
-from tests.system.processes import is_alive, stopped
+from tests.system.processes import is_alive, serving, stopped
 from tests.system.test_processes import only, wait_for_processes
 
 pytestmark = pytest.mark.slow
@@ -200,3 +200,14 @@ def test_collectd_posts_to_any_process(daemon: StartDaemon) -> None:
                 "POST", "/collectd/data", metrics, {"Content-Type": "text/plain"}
             )
         assert reply.body == b"collectd_data:%d\r\n" % count
+
+
+def test_it_can_be_ended_before_it_took_anything(daemon: StartDaemon) -> None:
+    """The store never answered, so no process had opened its door when all were told to end."""
+    options = ("--processes", "2", "--syslog-port", str(free_port()), "--redis-port", "1")
+    broker = daemon(*options, program=twistd("syslogd"))
+    pids = wait_until(lambda: serving(broker.pid), "the processes")
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: "(exit code 0)" in broker.log, lambda: broker.log)
+    assert broker.stop() == 0

@@ -95,6 +95,19 @@ def test_an_event_from_any_other_door_can_be_read_as_one(server, queue):
     assert reply.body == b"hello"
 
 
+def test_a_header_that_no_field_can_hold_is_percent_encoded(server, queue):
+    """RSE's clients may say anything in their User-Agent."""
+    agent = "Sören 100% uuid/550e8400-e29b-41d4-a716-446655440000"
+    reply = server.request("POST", f"/e/{queue}", "{}", {"User-Agent": agent.encode("latin-1")})
+    assert reply.status == 201
+    (event,) = json.loads(server.request("GET", f"/v1/events?topic={queue}").body)["events"]
+    assert event["headers"]["user-agent"] == agent
+    reply = fetch(server, queue, event["cursor"])
+    assert as_event(reply).get_id() == event["cursor"]
+    shown = reply.headers["restmq-header-user-agent"]
+    assert shown == agent.replace("%", "%25").replace("ö", "%C3%B6")
+
+
 def test_head_tells_the_attributes(server, queue):
     told = publish(server, queue, CloudEvent(STATED, b""))
     reply = server.request("HEAD", f"/v1/topics/{queue}/events/{told['cursor']}")

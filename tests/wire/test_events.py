@@ -219,7 +219,10 @@ def test_unusual_but_right(common_daemon):
         ("/v1/events", b'{"events":[{"topic":"a"}]}', ["body"]),
         ("/v1/events", b'{"events":[{"topic":"a..b","body":1}]}', ["/events/0/topic"]),
         ("/v1/events", b'{"events":[{"topic":"a","body":1,"ttl":3}]}', ["ttl"]),
+        ("/v1/events", b'{"events":[{"topic":"a","body":1,"idempotency_key":"k"}]}', ["idempot"]),
         ("/v1/events", b'{"events":[{"topic":"a","body":1}],"x":1}', ["x"]),
+        ("/v1/events", b'{"events":[{"topic":"a","body":{"x":"\xff"}}]}', ["line 1", "UTF-8"]),
+        ("/v1/events", b'{"events":[\n{"topic":"a","body":"\xff"}]}', ["line 2", "UTF-8"]),
     ],
 )
 def test_bad_posts_publish_nothing(common_daemon, path, body, words):
@@ -256,6 +259,16 @@ def test_what_is_not_utf_8_is_refused(common_daemon, kind, body):
     data = event if "nd" in kind else b'{"events":[%b]}' % event
     bad(common_daemon.request("POST", "/v1/events", data, {"Content-Type": kind}), "UTF-8")
     assert get(common_daemon, "topic=w.utf8")["events"] == []
+
+
+@pytest.mark.parametrize("body", [b'"\xff"', b'{"x":"\xed\xa0\x80"}'])
+def test_lines_that_are_not_utf8_publish_nothing(common_daemon, body):
+    """Or every reader of the log would get JSON that is none."""
+    before = get(common_daemon, "topic=nobody.is.here")["cursor"]
+    lines = b'{"topic":"a","body":1}\n{"topic":"a","body":' + body + b"}"
+    kind = {"Content-Type": "application/x-ndjson"}
+    bad(common_daemon.request("POST", "/v1/events", lines, kind), "line 2", "UTF-8")
+    assert get(common_daemon, f"cursor={before}")["events"] == []
 
 
 @pytest.mark.parametrize(

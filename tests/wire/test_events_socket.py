@@ -41,25 +41,22 @@ def test_a_cursor_of_http_goes_on_here(common_daemon, session):
     assert [session.next()["id"] for _ in told] == told
 
 
-NESTED: list[object] = []
-for _ in range(300):
-    NESTED = [NESTED]
-
-
 @pytest.mark.parametrize(
     ("cmd", "members"),
     [
         ("subscribe", {"topic": "a..b"}),
         ("subscribe", {"topic": "a", "queue": "q"}),
-        ("subscribe", {"topics": []}),
         ("subscribe", {"topics": ["a"], "queue": "q"}),
-        ("publish", {"topic": "a", "body": NESTED}),
+        ("subscribe", {"topics": ["a"], "queues": ["q"]}),
+        ("unsubscribe", {"topics": ["a"], "queue": "q"}),
+        ("subscribe", {"topics": []}),
         ("subscribe", {"topic": "a", "cursor": "7"}),
         ("subscribe", {"topic": "a", "ack": True}),
         ("subscribe", {"topic": "a", "log": "*"}),
         ("publish", {"topic": "a.*", "body": 1}),
         ("publish", {"topic": "a"}),
         ("publish", {"topic": "a", "body": 1, "ttl": 1}),
+        ("publish", {"topic": "a", "body": 1, "headers": {"a": 1}}),
     ],
 )
 def test_bad_commands(session, cmd, members):
@@ -77,3 +74,23 @@ def test_own_events_come_to_who_was_told_that_it_is_subscribed(common_daemon):
         told = session.do("publish", topic="own", body=1, log=f"own{number}")
         assert session.next()["cursor"] == told["cursor"]
         session.close()
+
+
+BODIES = ['{"a":1.10,"a":18446744073709551616}', "[ 1e0 ]", "[" * 300 + "]" * 300]
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_a_body_is_kept_as_it_was_sent(common_daemon, session, body):
+    """Numbers, members that are there twice, and depth, as over HTTP."""
+    session.socket.send(f'{{"id":"x","cmd":"publish","topic":"ws.kept","body":{body}}}'.encode())
+    cursor = session.read()["result"]["cursor"]
+    reply = common_daemon.request("GET", f"/v1/topics/ws.kept/events/{cursor}")
+    assert reply.body.decode() == body
+
+
+@pytest.mark.parametrize("members", ['"publish","topic":"a","body":', '"publish","topic":', ""])
+def test_what_is_nested_too_deeply_is_told(session, members):
+    text = f'{{"id":"x","cmd":{members}{"[" * 1000}{"]" * 1000}}}'
+    session.socket.send(text.encode())
+    answer = session.read()
+    assert (answer["type"], answer["id"], answer["status"]) == ("error", "x", 400)

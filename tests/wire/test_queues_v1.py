@@ -640,6 +640,7 @@ def test_what_is_not_there_is_a_problem_too(server: Daemon) -> None:
         ("receive", '{"limit": true}', "limit"),
         ("receive", '{"limit": 1, "limit": 2}', "limit"),
         ("receive", '{"lim": 1}', "lim"),
+        pytest.param("receive", '{"lease":' + "[" * 1000 + "]" * 1000 + "}", "lease", id="deep"),
         ("receive", "[1]", "body"),
         ("receive", "{", "JSON"),
         ("pause?paused=none", None, "paused"),
@@ -723,6 +724,23 @@ def test_dead_letters_and_back(jobs: Queue) -> None:
     (again,) = jobs.receive(wait=10)
     assert again["body"] == "x"
     assert again["attempt"] == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [("größe", "gr%C3%B6%C3%9Fe"), ("a\r\nSet-Cookie: b=c", "a%0D%0ASet-Cookie: b=c")],
+)
+def test_a_reason_is_a_header_of_a_raw_letter_and_nothing_more(jobs: Queue, reason, shown) -> None:
+    """Whoever gives a message back must not write other fields of the reply, nor make it fail."""
+    jobs.settings(max_attempts=1)
+    jobs.put("x")
+    (message,) = jobs.receive()
+    ask(jobs.server, "nack", receipts=[message["receipt"]], reason=reason, delay=0)
+    wait_until(lambda: jobs.info()["dead"] == 1, "the dead letter")
+    reply = Queue(jobs.server, f"{jobs.name}.dead").ask("POST", "/receive?format=raw")
+    assert reply.status == 200
+    assert reply.headers["restmq-header-restmq-error"] == shown
+    assert "set-cookie" not in reply.headers
 
 
 def test_dead_letters_go_back_so_many_a_second(jobs: Queue) -> None:

@@ -83,6 +83,22 @@ def session(connect: Connect) -> Session:
     return made
 
 
+BODIES = ['{"a":1.10,"a":18446744073709551616}', "[" * 300 + "]" * 300]
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("members", ['"put","body":%s', '"batch","messages":[{"body":%s}]'])
+def test_a_body_is_kept_as_it_was_sent(
+    session: Session, server: Daemon, queue: str, members: str, body: str
+) -> None:
+    """Numbers, members that are there twice, and depth, as over HTTP."""
+    command = f'{{"id":1,"queue":"{queue}","cmd":{members % body}}}'
+    session.socket.send(command.encode())
+    assert session.read()["type"] == "reply"
+    reply = server.request("POST", f"/v1/queues/{queue}/receive?format=raw")
+    assert reply.body.decode() == body
+
+
 def test_the_welcome_says_what_holds(connect: Connect) -> None:
     session = connect(PROTOCOL)
     welcome = session.welcome()

@@ -4,20 +4,20 @@
 --         higher id is never to be seen before one with a lower.
 -- KEYS: those of log_common.lua
 -- ARGV: 2 the highest id, 3 the latest epoch this daemon ever saw here, 4 version of the bindings it
---       knows, 5 limits, 6 a byte for each event: its class, 7 n, 8 digest of an idempotency key and
---       fingerprint of the events (16 bytes each; '': none), 9.. n payloads (1..1000), then for each
---       bound event its place (1..) and the queue
+--       knows, 5 limits, 6 a byte for each event: its class, 7 the server's run id ('': not known), 8 n,
+--       9 digest of an idempotency key and fingerprint of the events (16 bytes each; '': none), 10.. n
+--       payloads (1..1000), then for each bound event its place (1..) and the queue
 -- Returns: epoch and the first id (the others follow without a hole); nothing but the version of the
 --          bindings when that is another: nothing is changed then. Under a key that is known the epoch,
 --          the first id then given and 1, or 2 if the events were others; nothing is changed either.
 local now, floor, epoch = clock(), tonumber(ARGV[2]), tonumber(ARGV[3])
-local limits, classes, n = ARGV[5], ARGV[6], tonumber(ARGV[7])
+local limits, classes, n = ARGV[5], ARGV[6], tonumber(ARGV[8])
 if n < 1 or #classes ~= n or #limits ~= 18 * CLASSES then
   return redis.error_reply('ERR log_append.lua wants events')
 end
 check_types()
 local s = load_log()
-local digest, fingerprint = sub(ARGV[8], 1, 16), sub(ARGV[8], 17)
+local digest, fingerprint = sub(ARGV[9], 1, 16), sub(ARGV[9], 17)
 if digest ~= '' then
   forget_keys(now)
   local kept = call('HGET', Q, 'k' .. digest)
@@ -34,10 +34,11 @@ if s.known == false then  -- what is left of a log without its hash would not le
 end
 mend(s, now, floor, epoch)
 if s.epoch == 0 then s.epoch = now end
+look_at_run(s, ARGV[7])
 
 local prev, touched, entries, sizes, members, times = s.id, {}, {}, {}, {}, {}
 for i = 1, n do
-  local class, payload = byte(classes, i), ARGV[8 + i]
+  local class, payload = byte(classes, i), ARGV[9 + i]
   if times[class] == nil then
     local age = unpack_bytes('>I6', limits, 18 * class + 1)
     times[class], touched[class] = pack('>I6I6', now, age > 0 and now + age or 0), 0
@@ -54,7 +55,7 @@ end
 for i = 1, 2 * n, 500 do
   call('ZADD', INDEX, unpack(members, i, math.min(i + 499, 2 * n)))
 end
-for i = 9 + n, #ARGV, 2 do
+for i = 10 + n, #ARGV, 2 do
   call('XADD', OUTBOX, '*', 'q', ARGV[i + 1], 'e', entries[tonumber(ARGV[i])])
 end
 call('HSET', Q, 'id', text(s.id), 'epoch', text(s.epoch))

@@ -7,6 +7,7 @@
 -- Returns: nothing.
 --
 -- Hash     id (the last given), epoch, was and upto (the epoch before, and its last id that is here),
+--          run (of the server that gave it), leaps (see `leap`),
 --          k and a digest (of an idempotency key: the fingerprint, 16 bytes, and I7 the first id),
 --          gone (see :g), bv (version of the bindings; a store that lost time never
 --          gives one again), b0 b1 ... (bytes in each class).
@@ -55,10 +56,10 @@ local function check_types()
 end
 
 local function load_log()
-  local v = call('HMGET', Q, 'id', 'epoch', 'was', 'upto', 'gone', 'bv')
+  local v = call('HMGET', Q, 'id', 'epoch', 'was', 'upto', 'gone', 'bv', 'run')
   local bindings = v[6] or (call('EXISTS', BINDINGS) == 1 and 'lost' or '0')
   return {known = v[1], id = tonumber(v[1] or 0), epoch = tonumber(v[2] or 0), was = tonumber(v[3] or 0),
-          upto = tonumber(v[4] or 0), gone = tonumber(v[5] or 0), bindings = bindings}
+          upto = tonumber(v[4] or 0), gone = tonumber(v[5] or 0), bindings = bindings, run = v[7]}
 end
 
 -- The store lost time if somebody has seen a higher id or a later epoch: ids must rise all the same,
@@ -74,6 +75,26 @@ local function mend(s, now, floor, epoch)
     return
   end
   call('HSET', Q, 'id', text(s.id), 'epoch', text(s.epoch), 'was', text(s.was), 'upto', text(s.upto))
+end
+
+-- Ids go on above `least` in the same epoch. A cursor in between is of events that are lost (log_read.lua),
+-- one below misses nothing. The latest 32 leaps are kept: I7 last id before, I7 last id that was left out.
+local LEAP = 1000000
+
+local function leap(s, least)
+  local leaps = (call('HGET', Q, 'leaps') or '') .. pack('>I7I7', s.id, least)
+  s.id = least
+  call('HSET', Q, 'id', text(s.id), 'leaps', sub(leaps, -32 * 14))
+  call('PUBLISH', Q .. ':out', 'e' .. pack('>I7I7I7I4', s.epoch, s.id, s.id, 0))
+end
+
+-- Another server process than the one that gave the last id: what that one gave in its last moments may
+-- not have reached the disk, or the copy, and nobody may remember it. `mend` knows of what somebody remembers.
+local function look_at_run(s, run)
+  if run == '' or s.run == run then return end
+  if s.run and s.id > 0 then leap(s, s.id + LEAP) end
+  s.run = run
+  call('HSET', Q, 'run', run)
 end
 
 local function topic_of(e) return sub(e, HEAD + 2, HEAD + 1 + byte(e, HEAD + 1)) end
@@ -109,8 +130,8 @@ local function trim(class, now, limits, most)
   local topics = {}  -- to the entries of each that go, in order
   while over and gone < most and taken < STEP_BYTES do
     local found = call('XRANGE', key, last and '(' .. last or '-', '+', 'COUNT', step)
-    step = STEP
     if #found == 0 then break end
+    step = #found[#found][2][2] * STEP > STEP_BYTES and 1 or STEP  -- each is copied whole
     for _, item in ipairs(found) do
       local e = item[2][2]
       over = is_over(e, now) or (most_count > 0 and count - gone > most_count)

@@ -14,6 +14,15 @@ if epoch ~= 0 and epoch ~= s.epoch then
   reset, after = 1, epoch == s.was and math.min(after, s.upto) or 0
 elseif after > s.id then
   reset, after = 1, 0
+else
+  local leaps = call('HGET', Q, 'leaps') or ''
+  for i = 1, #leaps, 14 do
+    local before, least = unpack_bytes('>I7I7', leaps, i)
+    if after > before and after < least then
+      reset, after = 1, before
+      break
+    end
+  end
 end
 
 local trimmed = {}
@@ -80,13 +89,13 @@ local function by_topic(topic, most)
   return part
 end
 
--- In small steps, since what is fetched and does not fit into the answer was fetched in vain: large
--- entries may lie anywhere among small ones.
+-- In small steps, of one where entries are large, since what is fetched and does not fit into the
+-- answer was fetched in vain: large entries may lie anywhere among small ones.
 local function by_class(class)
-  local key, part, size = KEYS[ENTRIES + class], {cut = false}, 0
+  local key, part, size, few = KEYS[ENTRIES + class], {cut = false}, 0, 1
   local low, high = text(after + 1), below > 0 and text(below - 1) or '+'
   while #part < limit do
-    local step, found = math.min(16, limit - #part), nil
+    local step, found = math.min(few, limit - #part), nil
     if newest then
       found = call('XREVRANGE', key, high, low, 'COUNT', step)
     else
@@ -99,6 +108,7 @@ local function by_class(class)
     end
     if #found < step then return part end
     if size > MAX_BYTES then break end
+    few = #found[step][2][2] * 16 > MAX_BYTES and 1 or 16
     if newest then high = text(part[#part] - 1) else low = text(part[#part] + 1) end
   end
   part.cut = true

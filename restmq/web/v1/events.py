@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
-import orjson
 from msgspec import Meta
 from twisted.internet.defer import Deferred
 
@@ -53,6 +52,7 @@ from restmq.web.v1.new_messages import (
     NO_OPTIONS,
     Bounds,
     Item,
+    as_item,
     explained,
     kept_headers,
     key_digest,
@@ -199,7 +199,7 @@ def read_batch(data: bytes, lines: bool, bounds: Bounds) -> list[NewEvent]:
             found = _EVENTS.decode(data).events
     except msgspec.ValidationError as error:
         raise explained(error, bounds) from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise not_json(error) from None
     if not 1 <= len(found) <= bounds.items:
         raise Problem("bad_request", f"a batch has 1 to {bounds.items} events")
@@ -238,15 +238,8 @@ def read_event(item: EventItem, where: str, bounds: Bounds) -> NewEvent:
 
 
 def read_event_command(members: Mapping[str, Any], bounds: Bounds) -> NewEvent:
-    """One event of members that are decoded already (a command on a WebSocket). Raises as `read_batch`."""
-    try:
-        item = _EVENT.decode(orjson.dumps(members))
-    except orjson.JSONEncodeError:
-        why = "the body is nested too deeply: 250 levels at most"
-        raise Problem("bad_request", why, faults=(Fault("/body", why),)) from None
-    except msgspec.ValidationError as error:
-        raise explained(error, bounds) from None
-    return read_event(item, "", bounds)
+    """One event of the members of a command on a WebSocket, its body as it was sent. Raises as `read_batch`."""
+    return read_event(as_item(members, EventItem, bounds), "", bounds)
 
 
 def published(broker: Any, log: str, topic: str, number: int) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
+from reprlib import Repr
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -22,6 +23,9 @@ MAX_FIELDS: Final = 1100
 SHOWN: Final = 60
 """Characters of a wrong value that an error repeats."""
 
+_BRIEF: Final = Repr()
+"""Of what may be nested more deeply than `repr` can follow."""
+
 _WHOLE: Final = re.compile(r"[0-9]{1,15}")
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _TRUTH: Final[Mapping[Any, bool]] = {"1": True, "true": True, "0": False, "false": False}
@@ -29,7 +33,7 @@ _TRUTH: Final[Mapping[Any, bool]] = {"1": True, "true": True, "0": False, "false
 
 def shown(value: Any) -> str:
     """A wrong value as an error repeats it."""
-    text = repr(value)
+    text = _BRIEF.repr(value) if isinstance(value, list | dict) else repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 

@@ -15,7 +15,7 @@ from datetime import datetime
 from functools import cache
 from hashlib import blake2b
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 import orjson
@@ -222,6 +222,9 @@ class Item(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     idempotency_key: str = ""
 
 
+AnItem = TypeVar("AnItem", bound=Item)
+
+
 @cache
 def _decoder(item: type[msgspec.Struct], most: int) -> msgspec.json.Decoder[Any]:
     """For batches of at most so many of these items."""
@@ -241,7 +244,6 @@ class Batch(NamedTuple):
     queue: str | None = None
 
 
-_ITEM: Final = msgspec.json.Decoder(Item)
 _VALUES: Final = msgspec.json.Decoder(list[Raw])
 _TEXT: Final = msgspec.json.Decoder(str)
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, Raw])
@@ -320,14 +322,41 @@ def _public(members: Mapping[str, Raw]) -> dict[str, Raw]:
     return {name: value for name, value in members.items() if not name.startswith("_")}
 
 
+class _AsSent(msgspec.Struct, gc=False):
+    """What of a command on a WebSocket is kept to the byte."""
+
+    body: Raw = Raw()
+    messages: Raw = Raw()
+
+
+_AS_SENT: Final = msgspec.json.Decoder(_AsSent)
+
+
+def keep_as_sent(command: dict[str, Any], frame: bytes) -> None:
+    """Put the bytes of the frame in place of what a JSON decoder made of ``body`` and ``messages``.
+
+    Numbers stay as they were written, and members that are there twice. Raises Problem.
+    """
+    names = [name for name in _AsSent.__struct_fields__ if name in command]
+    if names:
+        try:
+            sent = _AS_SENT.decode(frame)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise not_json(error) from None
+        command.update({name: getattr(sent, name) for name in names})
+
+
 def read_command(members: Mapping[str, Any], bounds: Bounds = USUAL) -> NewMessage:
-    """One message of members that are decoded already (a command on a WebSocket). Raises Problem."""
-    data = orjson.dumps({n: v for n, v in members.items() if not n.startswith("_")})
+    """One message of the members of a command, its body as it was sent. Raises Problem."""
+    return read_item(as_item(members, Item, bounds), "", bounds, NO_OPTIONS, b"")
+
+
+def as_item(members: Mapping[str, Any], kind: type[AnItem], bounds: Bounds) -> AnItem:
+    """The item that members are, decoded but for their ``body``. Raises Problem."""
     try:
-        item = _ITEM.decode(data)
+        return msgspec.convert(members, kind)
     except msgspec.ValidationError as error:
         raise explained(error, bounds) from None
-    return read_item(item, "", bounds, NO_OPTIONS, b"")
 
 
 def read_item(

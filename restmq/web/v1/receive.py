@@ -27,7 +27,7 @@ from restmq.web.describe import (
     words,
 )
 from restmq.web.endpoint import Access, Reply, endpoint
-from restmq.web.message_json import leased_members, shown_content_type
+from restmq.web.message_json import field_value, leased_members, shown_content_type
 from restmq.web.transmit import has_closed
 from restmq.web.v1.endpoint import V1Endpoint, v1_name
 from restmq.web.v1.given import Given
@@ -190,7 +190,8 @@ class Receive(V1Endpoint):
         ]
         if message.headers:
             kept = orjson.loads(message.headers)
-            lines += [f"RestMQ-Header-{n}: {v}\r\n".encode("ascii") for n, v in kept.items()]
+            told = [f"RestMQ-Header-{n}: {field_value(v)}\r\n" for n, v in kept.items()]
+            lines.append("".join(told).encode("ascii"))
         return Reply(
             200,
             message.body or b"",

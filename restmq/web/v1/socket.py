@@ -59,7 +59,7 @@ from restmq.web.v1.events import (
     read_event_stream,
     read_log,
 )
-from restmq.web.v1.given import Given
+from restmq.web.v1.given import Given, shown
 from restmq.web.v1.leases import (
     key_of_next,
     read_extend,
@@ -70,7 +70,14 @@ from restmq.web.v1.leases import (
     settle,
 )
 from restmq.web.v1.messages import refuse_larger, result_of, results_of
-from restmq.web.v1.new_messages import Bounds, Item, key_digest, read_batch, read_command
+from restmq.web.v1.new_messages import (
+    Bounds,
+    Item,
+    keep_as_sent,
+    key_digest,
+    read_batch,
+    read_command,
+)
 from restmq.web.v1.problems import Problem, code_of
 from restmq.web.v1.receive import FIELDS, Asked, Waiting, messages_member, read_asked, read_queues
 from restmq.web.v1.standing import MAX_CREDIT, Standing
@@ -301,15 +308,16 @@ class Session(Connection):
             self._error(None, 400, "bad_request", "id is a number or a string")
             return
         self._started()
-        done: Deferred[Any] = maybeDeferred(self._perform, command)
+        done: Deferred[Any] = maybeDeferred(self._perform, command, payload)
         done.addCallbacks(self._reply, self._failed, (number,), {}, (number,))
         done.addBoth(self._ended)
 
-    def _perform(self, command: dict[str, Any]) -> Any:
+    def _perform(self, command: dict[str, Any], frame: bytes) -> Any:
         word = command.pop("cmd", None)
         found = COMMANDS.get(word) if isinstance(word, str) else None
         if found is None:
-            raise BadRequest(f"cmd is one of {', '.join(COMMANDS)}, not {word!r}")
+            raise BadRequest(f"cmd is one of {', '.join(COMMANDS)}, not {shown(word)}")
+        keep_as_sent(command, frame)
         function, access, known = found
         if self._decide(access) is not Decision.ALLOW:
             raise Refusal(401, "this needs a name and a password: send auth first")
@@ -365,7 +373,8 @@ class Session(Connection):
     def batch(self, given: Given) -> Any:
         """``{"queue", "messages"}`` -> ``{"results", "failed"}``."""
         queue = named_queue("", given)
-        data = orjson.dumps(given.members(("messages",)))
+        messages = given.members(("messages",)).get("messages")
+        data = b"{}" if messages is None else b'{"messages":%b}' % bytes(messages)
         batch = read_batch(data, Bounds.of(self.settings))
         put: Deferred[list[Put]] = self.broker.put(queue, batch.messages)
         return put.addCallback(lambda puts: _result(results_of(puts)[0]))
@@ -611,7 +620,7 @@ def _topics(given: Given) -> tuple[list[str], str]:
 
     No queue has the key: its name begins with a control character.
     """
-    if ("topic" in given and "topics" in given) or "queue" in given or "queues" in given:
+    if "queue" in given or "queues" in given or ("topic" in given and "topics" in given):
         raise BadRequest("topic names one pattern, or topics is a list of them, without a queue")
     one, several = given.text("topic"), given.texts("topics", MAX_TOPICS)
     topics = several if several is not None else [one or ""]
