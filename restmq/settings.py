@@ -254,8 +254,8 @@ def _events_rule(text: str) -> str:
         raise ValueError("its pattern has more than 255 bytes")
     if float(found["age"]) > _YEAR_SECONDS:
         raise ValueError(f"{text!r} has more than {_YEAR_SECONDS} seconds")
-    if int(found["bytes"] or 0) * _UNITS[found["unit"] or ""] >= 1 << 48:
-        raise ValueError(f"{text!r} has more bytes than a log can count")
+    if int(found["bytes"] or 0) * _UNITS[found["unit"] or ""] > 1 << 40:
+        raise ValueError(f"{text!r} has more than {1 << 40} bytes")
     return text
 
 

@@ -399,7 +399,7 @@ def test_a_rule_of_retention_too_many_is_one_line() -> None:
 
 
 @given(st.lists(st.text("a.*#/=:0159KiMGB \x80é", max_size=24), max_size=3))
-@example(["a=31622400:999999999999:262143GiB"])
+@example(["a=31622400:999999999999:1024GiB"])
 @example([f"{'é' * 127}=0.001:0:0"])
 @example([".".join("*" * 32) + "=5"])
 def test_rules_of_retention_that_are_taken_can_be_kept(rules: list[str]) -> None:
