@@ -578,7 +578,8 @@ class EventServer(socketserver.ThreadingTCPServer):
 
 def read_events(copies: dict[int, int], suffers: str) -> Figures:
     """Ten subscribers and eight pollers of two groups; what is told of them."""
-    plan = Readers(0, 10, 8, groups=2, published=2, seconds=0.3, per_second=100.0, publishers=2)
+    # A publisher for each event: none is late, however busy the machine is.
+    plan = Readers(0, 10, 8, groups=2, published=2, seconds=1.0, per_second=40.0, publishers=40)
     with EventServer(("127.0.0.1", 0), EventHandler) as server:
         server.hub = EventHub(copies, suffers)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -610,7 +611,7 @@ def test_readers_of_a_real_daemon_get_everything_once(tmp_path: Path):
     """A tiny run of the rows: patterns and topics, polls of both kinds, at a pace and as fast as it goes."""
     system = systems.restmq(tmp_path, options=("--events-open",))
     try:
-        mixed = Readers(system.port, 30, 24, 3, 3, seconds=1.0, per_second=60.0)
+        mixed = Readers(system.port, 30, 24, 3, 3, 1.0, 60.0, publishers=60)
         found = Apart(mixed).run()
         assert found.faults == 0
         assert found.operations > 0
@@ -622,6 +623,24 @@ def test_readers_of_a_real_daemon_get_everything_once(tmp_path: Path):
         assert not found.paced
     finally:
         system.end()
+
+
+def test_events_that_cannot_be_published_in_time_are_errors():
+    """Or a row whose daemon is too slow would look well with half of the load."""
+    plan = Readers(0, 1, groups=1, seconds=0.5, per_second=1000.0, publishers=1)
+    with EventServer(("127.0.0.1", 0), EventHandler) as server:
+        server.hub = EventHub({}, "")
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        server.hub.lock.acquire()  # nothing is answered
+        try:
+            load = ReaderLoad(plan._replace(port=server.server_address[1], subscribers=0), 0.1)
+            load.connect()
+            assert load.run().errors >= 500 - 2
+        finally:
+            server.hub.lock.release()
+            server.shutdown()
+            thread.join()
 
 
 def test_readers_that_are_refused_say_so():
