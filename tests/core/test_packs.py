@@ -80,6 +80,7 @@ def test_a_message_of_a_pack_is_what_one_alone_would_be(desk: Desk, lines: list[
     desk.add(b"there")
     assert put(desk, pack) == 2
     assert packs_kept(desk) == 1
+    assert [desk.call("find", number)[3] for number in range(2, 2 + len(lines))] == alone
     assert [m.body for m in desk.pop_once(1).messages] == [b"there"]
     desk.peek()
     assert packs_kept(desk) == 0
@@ -269,6 +270,15 @@ def test_a_store_that_lost_time_gives_no_id_again(folded: Desk) -> None:
     first = put(folded, many(3), floor=5000)
     assert first == 5000 + 1_000_000 + 1
     assert [m.id for m in folded.pop_once(9).messages] == [2, 3, 4, first, first + 1, first + 2]
+
+
+def test_when_all_packs_are_read_the_count_is_right_though_the_hash_was_lost(folded: Desk) -> None:
+    """An operator deleted one key too many: lengths must not stay below the truth for ever."""
+    put(folded, many(100))
+    folded.store.delete(folded.hash)
+    folded.add(b"a", floor=101)
+    assert len(folded.pop_once(99).messages) == 99
+    assert (folded.inspect().length, packs_kept(folded)) == (2, 0)
 
 
 def test_a_pack_that_nobody_can_read_stays_where_it_is(folded: Desk) -> None:
