@@ -300,6 +300,34 @@ def test_a_put_with_bounds_counts_packs_and_drops_the_oldest_of_them(folded: Des
     assert [m.id for m in folded.pop_once(9).messages] == [4, 5, 6, 7, 8, 9]
 
 
+def test_a_bound_in_bytes_that_was_lowered_is_kept_when_packs_are_opened_for_it(
+    folded: Desk,
+) -> None:
+    """Messages take up more than the packs they came in."""
+    for start in range(0, 3000, 1000):
+        put(folded, many(1000, start))
+    bound = folded.store.memory_usage(folded.folded) * 2 // 3
+    folded.store.hset(folded.hash, mapping={"lim": 1, "max_bytes": bound, "overflow": 2})
+    message, answer = encode_payload(b"x", None), b"queue_full"
+    while answer == b"queue_full":
+        *_, answer = folded.call("put", 0, b"", 0, 0, 0, 0, b"", message)
+        assert folded.inspect().length > 0
+    taken = [folded.store.memory_usage(key) or 0 for key in (folded.list, folded.folded)]
+    assert sum(taken) <= bound + 100
+
+
+def test_what_is_dropped_for_a_bound_in_bytes_is_not_more_than_it_takes(desk: Desk) -> None:
+    urgent = encode_more(b"", 3) + encode_payload(b"x" * 20, None)
+    desk.add(b"first")
+    desk.pop_once()
+    desk.store.hset(desk.hash, "prio", 1)
+    desk.call("put", 0, b"", *(0, 0, 3, 0, b"", urgent) * 1000)
+    bound = desk.store.memory_usage(desk.again) * 2 // 3
+    desk.store.hset(desk.hash, mapping={"lim": 1, "max_bytes": bound, "overflow": 2})
+    desk.call("put", 0, b"", 0, 0, 3, 0, b"", urgent)
+    assert bound * 0.9 < desk.store.memory_usage(desk.again) <= bound + 200
+
+
 def test_pieces_keep_the_bounds_of_a_call() -> None:
     pack = many(2500, size=100)
     pieces = list(pack.pieces(1000, 1 << 20))
