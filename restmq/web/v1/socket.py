@@ -463,7 +463,7 @@ class Session(Connection):
         self._refuse_too_many(len(new))
         for queue in new:
             way = Way(self.outlet, lambda queue=queue: self._finished(queue))  # type: ignore[misc]
-            stream = self._streams[queue] = Stream(self.broker.clock, way, self._wire, choices)
+            stream = self._streams[queue] = Stream(self.broker.beats, way, self._wire, choices)
             # After the reply: the client learns that it is subscribed before it gets anything.
             self.broker.clock.callLater(0, self._open, stream, queue, queues[queue])
         return {"subscribed": new}
@@ -478,7 +478,7 @@ class Session(Connection):
             raise BadRequest("there is a subscription of these topics already")
         self._refuse_too_many(1)
         way = Way(self.outlet, lambda: self._finished(key))
-        stream = EventStream(self.broker.clock, way, event_frames(self.bits), asked.choices)
+        stream = EventStream(self.broker.beats, way, event_frames(self.bits), asked.choices)
         self._streams[key] = stream
 
         def begin() -> None:
