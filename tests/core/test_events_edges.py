@@ -9,12 +9,12 @@ from twisted.internet.defer import gatherResults
 
 from restmq.core.bindings import Binding
 from restmq.core.event_tail import Query, Tail
-from restmq.core.event_wire import encode_limits
+from restmq.core.event_wire import encode_retention
 from restmq.errors import KeyReused
 from restmq.event import Event, EventCursor, NewEvent
 from restmq.redis.keys import Keys
 from restmq.redis.pipeline import encode_arguments
-from restmq.rules.retention import Limits
+from restmq.rules.retention import Limits, Retention
 from restmq.rules.selection import Selection
 from restmq.rules.topics import parse_pattern
 from tests.core.test_events import ALL, EventsCase, Listener, news
@@ -56,7 +56,7 @@ class Between(EventsCase):
         await broker.events.publish("main", news(*["a"] * 3000))
         stored = broker.events._log("main").stored
         page, asked = stored.page, []
-        few = encode_arguments(encode_limits([Limits(0, 500)]))
+        few = encode_arguments(encode_retention(Retention(Limits(0, 500))))
 
         async def slow(query: Query, below: int = 0) -> Any:
             asked.append(query)
