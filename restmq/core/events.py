@@ -28,7 +28,7 @@ from restmq.errors import StoreError
 from restmq.event import Event, EventCursor, EventGap, EventPage, LogInfo, NewEvent
 from restmq.redis.connection import Store
 from restmq.redis.pipeline import encode, encode_arguments
-from restmq.rules.retention import Retention
+from restmq.rules.retention import ORDINARY, Retention
 from restmq.rules.selection import Selection
 
 IDLE_SECONDS: Final = 600.0
@@ -54,7 +54,7 @@ class _Log:
         due: Callable[[Publishing], None],
     ) -> None:
         self.stored = stored
-        self.bindings = LogBindings(stored, put)
+        self.bindings = LogBindings(stored, put, retention.limits[ORDINARY])
         self.publishing = Publishing(stored, self.bindings, retention, due)
         self.recent = Recent(stored)
         self.subscribers = Subscribers(stored, self.recent, retries)

@@ -130,6 +130,7 @@ def cases(desk: Desk) -> dict[str, Case]:
         "leave": of_queue(*commands.leave_arguments(DAEMONS[0], report)),
         "log_append": of_log(0, 0, 7, keep_one, b"\2", b"r", 1, b"k" * 32, EVENT, 1, b"q"),
         "log_bind": of_log(b"b", b'{"topic":"a","queue":"q"}', 9),
+        "log_drop": of_log(b"q", b"1-1"),
         "log_read": of_log(EPOCH, 0, 10, 0, 1, 0),
         "log_state": of_log(0, 0, 1, b"r", 0),
         "log_trim": of_log(keep_one),

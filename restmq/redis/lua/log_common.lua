@@ -11,7 +11,8 @@
 --          k and a digest (of an idempotency key: the fingerprint, 16 bytes, and I7 the first id),
 --          gone (see :g), bv (version of the bindings; a store that lost time never
 --          gives one again), b0 b1 ... (bytes in each class), r2 r3 ... (of each class of a rule the
---          limits it had last, 18 bytes, and the pattern it belongs to).
+--          limits it had last, 18 bytes, and the pattern it belongs to), d and a queue's name (how many
+--          events for it were dropped from the outbox).
 -- Entry    I7 id, I6 created ms, I6 expires ms (0: never), payload.
 -- Payload  I1 n, topic (n bytes), I1 n, content type, I2 n, headers, body.
 -- Index    members topic, \0, I7 id, I1 class, all scored 0: byte order is topic, then id.
