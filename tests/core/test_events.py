@@ -383,6 +383,30 @@ class Lost(EventsCase):
         assert page.gap is not None
         assert page.gap.reset
 
+    async def test_nor_does_one_that_is_older_twice(self) -> None:
+        """A client was away for two losses; each life kept what it had up to where it was cut off."""
+        server = self.start_valkey(appendonly="no")
+        broker = await self.broker(server)
+        cursors, kept = [], []
+        for _ in range(3):
+            kept += await broker.events.publish("main", news("a", "a"))
+            with server.client() as client:
+                client.save()
+            await broker.events.publish("main", news("a"))
+            cursors.append((await self.read(broker)).cursor)
+            server.kill(signal.SIGKILL)
+            await until(lambda: not broker._store.ready, "it is noticed")
+            server.start()
+            await until(
+                lambda: broker._store.ready and broker._store._reads.connection, "the store"
+            )
+        (number,) = await broker.events.publish("main", news("new"))
+        assert len({cursor.epoch for cursor in cursors}) == 3
+        for life, cursor in enumerate(cursors, 1):
+            page = await self.read(broker, ALL, cursor)
+            assert [event.id for event in page.events] == [*kept[2 * life :], number]
+            assert page.gap == EventGap(page.events[0].id, True)
+
     async def test_away(self) -> None:
         server = self.start_valkey()
         broker = await self.broker(server)

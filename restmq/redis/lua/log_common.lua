@@ -6,7 +6,7 @@
 -- ARGV: 1 now in ms ("0": the server's clock); the rest belongs to the script.
 -- Returns: nothing.
 --
--- Hash     id (the last given), epoch, was and upto (the epoch before, and its last id that is here),
+-- Hash     id (the last given), epoch, lives (the latest 32 epochs before: I7 epoch, I7 its last id that is here),
 --          run (of the server that gave it), leaps (see `leap`),
 --          k and a digest (of an idempotency key: the fingerprint, 16 bytes, and I7 the first id),
 --          gone (see :g), bv (version of the bindings; a store that lost time never
@@ -60,10 +60,10 @@ local function check_types()
 end
 
 local function load_log()
-  local v = call('HMGET', Q, 'id', 'epoch', 'was', 'upto', 'gone', 'bv', 'run')
-  local bindings = v[6] or (call('EXISTS', BINDINGS) == 1 and 'lost' or '0')
-  return {known = v[1], id = tonumber(v[1] or 0), epoch = tonumber(v[2] or 0), was = tonumber(v[3] or 0),
-          upto = tonumber(v[4] or 0), gone = tonumber(v[5] or 0), bindings = bindings, run = v[7]}
+  local v = call('HMGET', Q, 'id', 'epoch', 'lives', 'gone', 'bv', 'run')
+  local bindings = v[5] or (call('EXISTS', BINDINGS) == 1 and 'lost' or '0')
+  return {known = v[1], id = tonumber(v[1] or 0), epoch = tonumber(v[2] or 0), lives = v[3] or '',
+          gone = tonumber(v[4] or 0), bindings = bindings, run = v[6]}
 end
 
 -- The store lost time if somebody has seen a higher id or a later epoch: ids must rise all the same,
@@ -73,12 +73,12 @@ local function mend(s, now, floor, epoch)
     if floor == 0 and epoch == 0 then return end
     s.known, s.id, s.epoch = 'new', floor > 0 and floor + 1000000 or 0, math.max(now, epoch + 1)
   elseif s.id < floor or s.epoch < epoch then
-    s.was, s.upto = s.epoch, s.id
+    s.lives = sub(s.lives .. pack('>I7I7', s.epoch, s.id), -32 * 14)
     s.id, s.epoch = math.max(s.id, floor) + 1000000, math.max(now, s.epoch + 1, epoch + 1)
   else
     return
   end
-  call('HSET', Q, 'id', text(s.id), 'epoch', text(s.epoch), 'was', text(s.was), 'upto', text(s.upto))
+  call('HSET', Q, 'id', text(s.id), 'epoch', text(s.epoch), 'lives', s.lives)
 end
 
 -- Ids go on above `least` in the same epoch. A cursor in between is of events that are lost (log_read.lua),

@@ -11,7 +11,12 @@ local now, epoch, after, limit = clock(), tonumber(ARGV[2]), tonumber(ARGV[3]), 
 local newest, say, below = ARGV[5] == '1', ARGV[6] == '1', tonumber(ARGV[7])
 local s, reset, more = load_log(), 0, 0
 if epoch ~= 0 and epoch ~= s.epoch then
-  reset, after = 1, epoch == s.was and math.min(after, s.upto) or 0
+  local known = false
+  for i = 1, #s.lives, 14 do  -- they only rise: a store that went back before a life knows nothing of it
+    local life, upto = unpack_bytes('>I7I7', s.lives, i)
+    if life == epoch then known, after = true, math.min(after, upto) end
+  end
+  reset, after = 1, known and after or 0
 elseif after > s.id then
   reset, after = 1, 0
 else
