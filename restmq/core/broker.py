@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import task
@@ -11,6 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from restmq.core.asking import ask, first_error
+from restmq.core.beats import Beats
 from restmq.core.census import Census
 from restmq.core.commands import Replay
 from restmq.core.event_wire import LogScripts
@@ -333,6 +335,11 @@ class Broker:
     def drained(self, queue: str, consumer: Consumer) -> None:
         """All that the consumer had in hand is with the kernel."""
         self._feeds.drained(queue, consumer)
+
+    @cached_property
+    def beats(self) -> Beats:
+        """The signs of life of all streams."""
+        return Beats(self.clock)
 
     def _tick(self) -> None:
         self._feeds.tick()

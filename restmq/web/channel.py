@@ -80,6 +80,9 @@ class Server(Protocol):
     def connected(self, channel: Channel) -> None:
         """A connection was made."""
 
+    def counts(self, channel: Channel) -> None:
+        """Ticks count again for a channel whose ``tick`` was False."""
+
     def disconnected(self, channel: Channel) -> None:
         """A connection is gone."""
 
@@ -112,6 +115,7 @@ class Channel(TwistedProtocol):
 
     def __init__(self) -> None:
         self.idle_ticks = 0
+        self._uncounted = False  # no ticks come: what is on the way may take any time
         self._exchange: Exchange | None = None
         self._buffer = b""
         self._checked = 0
@@ -372,6 +376,8 @@ class Channel(TwistedProtocol):
             return
         self._exchange = None
         self.idle_ticks = 0
+        if self._uncounted:
+            self._count()
         if not all_sent:
             self._clogged = True
             self.outlet.when_drained(self._unclogged)
@@ -405,10 +411,15 @@ class Channel(TwistedProtocol):
 
     # -- the end -------------------------------------------------------------------------
 
-    def tick(self, limit: int) -> None:
-        """One tick of the application's clock; ``limit`` ticks without a move are too many."""
+    def tick(self, limit: int) -> bool:
+        """One tick of the application's clock; ``limit`` ticks without a move are too many.
+
+        False while a request is being answered, or a successor has the connection: no more ticks
+        are wanted until the application is told that they count again.
+        """
         if self._exchange is not None or self._successor is not None:
-            return
+            self._uncounted = True
+            return False
         self.idle_ticks += 1
         if self._clogged:
             self._note_backlog()
@@ -416,6 +427,13 @@ class Channel(TwistedProtocol):
             limit = LINGER_TICKS
         if self.idle_ticks >= limit:
             self._time_out()
+        return True
+
+    def _count(self) -> None:
+        """Have ticks again."""
+        if self._uncounted:
+            self._uncounted = False
+            self.factory.counts(self)
 
     def _note_backlog(self) -> None:
         """A client that takes its reply slowly is not idle."""
@@ -465,6 +483,7 @@ class Channel(TwistedProtocol):
     def _close(self) -> None:
         """Close when all is sent; if that takes too long, tick() cuts the connection."""
         self._ready = False
+        self._count()
         if self._buffer:
             self._linger()
             return

@@ -16,9 +16,9 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from restmq.core.beats import Beats
 from restmq.core.event_subscribers import Lot
 from restmq.event import Event, EventCursor, EventGap
 from restmq.rules.buffer import Buffer, Part, Slow
@@ -233,8 +233,8 @@ class EventStream(Stream):
 
     __slots__ = ("_reader", "begun", "event_wire")
 
-    def __init__(self, clock: IReactorTime, way: Way, wire: EventWire, choices: Choices) -> None:
-        super().__init__(clock, way, wire, choices)
+    def __init__(self, beats: Beats, way: Way, wire: EventWire, choices: Choices) -> None:
+        super().__init__(beats, way, wire, choices)
         self.event_wire = wire
         self._reader: EventReader | None = None
         self.begun: Deferred[None] = Deferred()
@@ -251,8 +251,7 @@ class EventStream(Stream):
             self.opened()
         self._reader = EventReader(events, self)
         self.consumers = [self._reader]
-        if self.choices.heartbeat and self.wire.heartbeat:
-            self._beat_later()
+        self.begin_beating()
         events.subscribe(log_name, selection, after, self._reader)
 
     def opened(self) -> None:
@@ -272,9 +271,7 @@ class EventStream(Stream):
         self._tell_begun()
 
     def _beat(self) -> None:
-        if self._reader is not None and self._reader.beat():
-            self._beat_later()
-        else:
+        if self._reader is None or not self._reader.beat():
             super()._beat()
 
 
@@ -291,7 +288,7 @@ def begin_over_http(broker: Any, exchange: Exchange, wire: EventWire, asked: Ask
     """Stream to a client whose response has begun; nothing if it left meanwhile."""
     if exchange.open:
         bound_kernel_buffer(exchange.transport)
-        stream = EventStream(broker.clock, exchange, wire, asked.choices)
+        stream = EventStream(broker.beats, exchange, wire, asked.choices)
         exchange.gone.addCallback(stream.left)
         exchange.on_closing = stream.shut_down
         stream.begin(broker.events, asked.log, asked.selection, asked.after)

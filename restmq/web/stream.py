@@ -17,9 +17,10 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol
 
 from twisted.internet import tcp
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from restmq.core.beats import Beats
 from restmq.core.commands import Replay
 from restmq.core.port import ROOM
 from restmq.core.receipts import Receipt
@@ -107,10 +108,9 @@ class Stream:
     """All that goes to one client, from ``open`` to ``left`` or ``close``."""
 
     __slots__ = (
-        "_clock",
+        "_beats",
         "_closed",
         "_cursors",
-        "_pulse",
         "choices",
         "consumers",
         "ending",
@@ -119,7 +119,7 @@ class Stream:
         "wire",
     )
 
-    def __init__(self, clock: IReactorTime, way: Way, wire: Wire, choices: Choices) -> None:
+    def __init__(self, beats: Beats, way: Way, wire: Wire, choices: Choices) -> None:
         self.way = way
         self.wire = wire
         self.choices = choices
@@ -127,9 +127,8 @@ class Stream:
         self._cursors: dict[str, Cursor] = {}
         self.reason = DELETED
         self.ending = False
-        self._clock = clock
+        self._beats = beats
         self._closed = False
-        self._pulse: Any = None
 
     def open(
         self,
@@ -152,17 +151,17 @@ class Stream:
         self.consumers = [*consumers]
         for consumer, cursor in zip(consumers, queues.values(), strict=True):
             consumer.attach(cursor)
-        if self.choices.heartbeat and self.wire.heartbeat:
-            self._beat_later()
+        self.begin_beating()
 
-    def _beat_later(self) -> None:
-        self._pulse = self._clock.callLater(self.choices.heartbeat, self._beat)
+    def begin_beating(self) -> None:
+        """Give signs of life, if the client wants any."""
+        if self.choices.heartbeat and self.wire.heartbeat:
+            self._beats.begin(self.choices.heartbeat, self._beat)
 
     def _beat(self) -> None:
         """A sign of life, unless the client has plenty to read anyway."""
         if not self.clogged:
             self.way.write(self.wire.heartbeat)
-        self._beat_later()
 
     @property
     def clogged(self) -> bool:
@@ -206,8 +205,7 @@ class Stream:
     def left(self, _: object = None) -> None:
         """The client is gone, or needs us no more."""
         self._closed = True
-        if self._pulse is not None and self._pulse.active():
-            self._pulse.cancel()
+        self._beats.end(self.choices.heartbeat, self._beat)
         consumers, self.consumers = self.consumers, []
         for consumer in consumers:
             consumer.left()

@@ -81,7 +81,7 @@ def begin(
     if not exchange.open:
         return None
     bound_kernel_buffer(exchange.transport)
-    stream = Stream(broker.clock, exchange, wire, choices)
+    stream = Stream(broker.beats, exchange, wire, choices)
     exchange.gone.addCallback(stream.left)
     exchange.on_closing = stream.shut_down
     stream.open(broker, queues, here)

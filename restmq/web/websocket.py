@@ -134,7 +134,7 @@ class _Door(Connection):
         plan = self._plan
         wire = historic_frames(plan.talks, self.bits)
         way = Way(self.outlet, self._finished)
-        self._stream = Stream(self.broker.clock, way, wire, plan.choices)
+        self._stream = Stream(self.broker.beats, way, wire, plan.choices)
         self._stream.open(self.broker, {plan.queue: plan.cursor})
 
     def heard(self, payload: bytes, is_binary: bool) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from twisted.internet.task import Clock
 
 from restmq.core import commands
+from restmq.core.beats import Beats
 from restmq.web.stream import Choices, Cursor, Stream
 from restmq.web.wires import NDJSON
 from tests.core.model import QUEUE, Daemon, World
@@ -62,6 +63,7 @@ class Door:
 
     def __init__(self, daemon: Daemon) -> None:
         self.clock = Clock()
+        self.beats = Beats(self.clock)
         self._daemon = daemon
 
     def attach(self, queue: str, consumer: Any, transport: str) -> None:
@@ -116,7 +118,7 @@ class Traveller:
         """Connect, the first time with no cursor but knowing where the queue was."""
         door, self.kernel, self.daemon = Door(daemon), Kernel(self.world), daemon
         buffer = self.world.random.choice((3, 1000))
-        stream = Stream(door.clock, self.kernel, NDJSON[False], Choices(buffer=buffer))
+        stream = Stream(door.beats, self.kernel, NDJSON[False], Choices(buffer=buffer))
         stream.open(door, {QUEUE: self.cursor if self.visits else None})
         self._stream, self.visits = stream, self.visits + 1
 

@@ -27,7 +27,7 @@ from restmq.web.channel import MAX_UNREAD_BYTES, Channel, chunk
 from restmq.web.dispatcher import Dispatcher, Rule
 from restmq.web.endpoint import Endpoint, Reply, endpoint
 from tests.support import make_certificate, wait_until
-from tests.web.toy import ROUTES, Client, Stream, Toy, ToyServer, get, post
+from tests.web.toy import ROUTES, Broker, Client, Stream, Toy, ToyServer, get, post
 
 BIG = bytes(range(256)) * 40960  # 10 MiB
 
@@ -159,8 +159,8 @@ class OnPaper:
     def __init__(self, **settings: Any) -> None:
         self.clock = Clock()
         self.application = Dispatcher(
-            [(r"/stock/(.*)", Stock), (r"/address", Address)],
-            broker=None,
+            [(r"/stock/(.*)", Stock), (r"/address", Address), (r"/poll/(.*)", Poll)],
+            broker=Broker(self.clock),
             config=replace(Settings(), **settings),
             acl=Acl.open(),
             clock=self.clock,
@@ -213,6 +213,31 @@ def test_on_paper_an_idle_connection_lives_75_seconds() -> None:
     assert not paper.application.channels
     paper.application.stopFactory()
     assert not paper.clock.getDelayedCalls()
+
+
+def test_on_paper_time_counts_again_after_a_slow_answer() -> None:
+    """While I wait for an answer no ticks are spent on me; then I have 75 seconds as all have."""
+    paper = OnPaper()
+    paper.channel.dataReceived(get("/poll/x"))
+    paper.clock.pump([1.0] * 200)
+    assert paper.is_connected()
+    paper.application.broker.seen[0][2].callback(Reply(body=b"late"))
+    paper.clock.pump([1.0] * 74)
+    assert paper.is_connected()
+    paper.clock.advance(1.5)
+    assert not paper.is_connected()
+
+
+def test_on_paper_who_hangs_up_half_way_is_cut_however_long_he_waited() -> None:
+    paper = OnPaper()
+    paper.transport.loseConnection = lambda: None  # what waits is never taken
+    paper.transport.abortConnection = paper.channel.connectionLost
+    paper.channel.dataReceived(get("/poll/x"))
+    paper.clock.pump([1.0] * 200)
+    paper.channel.readConnectionLost()
+    assert paper.application.broker.left == ["x"]
+    paper.clock.pump([1.0] * 4)
+    assert not paper.application.channels
 
 
 def test_on_paper_a_body_that_comes_on_is_not_late_and_one_that_trickles_is() -> None:

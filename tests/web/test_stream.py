@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
+from restmq.core.beats import Beats
 from restmq.core.commands import Replay
 from restmq.message import Batch, Message
 from restmq.web.stream import Choices, Cursor, Stream, StreamConsumer
@@ -22,6 +23,7 @@ class Broker:
 
     def __init__(self) -> None:
         self.clock = Clock()
+        self.beats = Beats(self.clock)
         self.drained_queues: list[str] = []
         self.answer: Callable[[Replay], None]
         self.asked: list[Cursor] = []
@@ -79,7 +81,7 @@ class FullWay:
 def test_the_end_of_the_past_does_not_make_dealt_messages_done() -> None:
     """They still wait for the kernel: a crash now must not lose them."""
     broker, way = Broker(), FullWay()
-    stream = Stream(broker.clock, way, NDJSON[True], Choices())
+    stream = Stream(broker.beats, way, NDJSON[True], Choices())
     stream.open(broker, {"q": Cursor(7, 5)})
     (consumer,) = stream.consumers
     assert not consumer.deliver(Batch([Message("q", 9, b"dealt")], 5, dealt_pos=1, epoch=7))
@@ -115,7 +117,7 @@ def told(way: OpenWay) -> list[int | dict[str, Any]]:
 def came_back(cursor: Cursor, **choices: Any) -> tuple[Broker, OpenWay, StreamConsumer]:
     """A client with a cursor that asks for the past."""
     broker, way = Broker(), OpenWay()
-    stream = Stream(broker.clock, way, NDJSON[True], Choices(**choices))
+    stream = Stream(broker.beats, way, NDJSON[True], Choices(**choices))
     stream.open(broker, {"q": cursor})
     (consumer,) = stream.consumers
     return broker, way, consumer
@@ -168,7 +170,7 @@ def test_who_had_a_message_does_not_get_it_again_however_long_it_stays(kept: boo
 def test_a_message_that_comes_late_has_no_cursor() -> None:
     """It was dealt, came back, and was broadcast: I never had it. I come back to where I was."""
     broker, way = Broker(), OpenWay()
-    stream = Stream(broker.clock, way, SSE[True], Choices())
+    stream = Stream(broker.beats, way, SSE[True], Choices())
     stream.open(broker, {"q": Cursor(7, 5)})
     (consumer,) = stream.consumers
     assert not consumer.deliver(batch(6, 4, 7)), "the past comes first"
@@ -188,7 +190,7 @@ def test_a_message_that_comes_late_has_no_cursor() -> None:
 
 def test_late_messages_do_not_turn_the_cursor_of_many_back() -> None:
     broker, way = Broker(), OpenWay()
-    stream = Stream(broker.clock, way, SSE_OF_MANY[True], Choices())
+    stream = Stream(broker.beats, way, SSE_OF_MANY[True], Choices())
     stream.open(broker, {"q": Cursor(7, 5), "r": Cursor(8, 1)})
     one, other = stream.consumers
     broker.answer(Replay(8, 3, 2, 0, 3, [chunk(8, 2, 3)]))
@@ -200,7 +202,7 @@ def test_late_messages_do_not_turn_the_cursor_of_many_back() -> None:
 def test_dealt_messages_are_done_only_when_the_past_is_with_me_too() -> None:
     """The daemon would count what waits for the past as sent."""
     broker, way = Broker(), FullWay()
-    stream = Stream(broker.clock, way, NDJSON[True], Choices())
+    stream = Stream(broker.beats, way, NDJSON[True], Choices())
     stream.open(broker, {"q": Cursor(7, 5)})
     (consumer,) = stream.consumers
     consumer.deliver(Batch([Message("q", 9, b"dealt")], 5, dealt_pos=1, epoch=7))
