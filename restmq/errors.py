@@ -15,6 +15,7 @@
         LeasedOnly          the queue's mode forbids it: nothing changed
         Limited             the queue has bounds of its own: nothing changed, another way decides
         QueueFull           it has as many messages as it may: nothing changed
+          PartlyRefused     of several messages it took some only
         RateLimited         it gets more messages a second than it may: nothing changed
 
 Status codes for these are in one table, ``restmq.web.endpoint.STATUS``.
@@ -91,6 +92,15 @@ class Limited(StoreError):
 
 class QueueFull(StoreError):
     """The queue has as many messages, or bytes, as it may. Nothing changed."""
+
+
+class PartlyRefused(QueueFull):
+    """Of messages that were put in together the queue took some: its bounds allow no more."""
+
+    def __init__(self, text: str, refused: int) -> None:
+        """``refused``: how many it did not take."""
+        super().__init__(text)
+        self.refused = refused
 
 
 class TooManyQueues(RestMQError):

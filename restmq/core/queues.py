@@ -23,7 +23,14 @@ from restmq.core.queue_settings import own_arguments
 from restmq.core.receipts import Receipt
 from restmq.core.scripted import KEPT, QueueScripts
 from restmq.core.wire import encode_more, encode_payload, encode_ttls
-from restmq.errors import LeasedOnly, Limited, QueueFull, RateLimited, StoreError
+from restmq.errors import (
+    LeasedOnly,
+    Limited,
+    PartlyRefused,
+    QueueFull,
+    RateLimited,
+    StoreError,
+)
 from restmq.message import Message, Mode, NewMessage, Peeked, Policy, Put, QueueInfo
 from restmq.redis.connection import Store
 from restmq.redis.pipeline import Callback, encode, encode_arguments
@@ -126,9 +133,14 @@ class _Many(_Adds):
         self.answer(error)
 
     def put(self, puts: list[Put]) -> None:
-        """Together they are in if each is."""
-        bad = next((put for put in puts if put.error), None)
-        self.answer(puts[0].id if bad is None else refusal(bad))
+        """Together they are in if each is; else the error says how many are not."""
+        refused = [put for put in puts if put.error]
+        if not refused:
+            self.answer(puts[0].id)
+        elif len(refused) == len(puts):
+            self.answer(refusal(refused[0]))
+        else:
+            self.answer(PartlyRefused(str(refusal(refused[0])), len(refused)))
 
 
 class _Packs(_Many):
@@ -267,7 +279,7 @@ class Queues:
     def add_texts(self, queue: str, texts: Sequence[str]) -> Deferred[int]:
         """Put many messages in by one call of the script, together or not at all; the first one's id.
 
-        Each is ASCII. At most MAX_MESSAGES, and not much more than MAX_BYTES together. They come
+        A queue with bounds may take some only: PartlyRefused. Each is ASCII. At most MAX_MESSAGES, and not much more than MAX_BYTES together. They come
         behind what was added before.
         """
         done: Deferred[int] = Deferred()

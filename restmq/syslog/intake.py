@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 
 from restmq.core.packs import Pack
 from restmq.core.queues import MAX_BYTES, MAX_MESSAGES
-from restmq.errors import OutcomeUnknown, StoreAway, StoreError, StoreFull
+from restmq.errors import OutcomeUnknown, PartlyRefused, StoreAway, StoreError, StoreFull
 from restmq.syslog.messages import Bodies
 
 EACH_BYTES: Final = 2 * 1048576
@@ -190,7 +190,7 @@ class Intake:
         else:
             self.log.error(
                 "{count} lines are lost: the store refused them ({error})",
-                count=call.messages,
+                count=error.refused if isinstance(error, PartlyRefused) else call.messages,
                 error=error,
             )
         return None

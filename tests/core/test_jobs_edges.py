@@ -11,7 +11,14 @@ from twisted.internet.task import deferLater
 
 from restmq.core.broker import Broker
 from restmq.core.jobs import UNPUT, Leased, Nack
-from restmq.errors import OutcomeUnknown, StoreAway, StoreError, StoreFull
+from restmq.errors import (
+    OutcomeUnknown,
+    PartlyRefused,
+    QueueFull,
+    StoreAway,
+    StoreError,
+    StoreFull,
+)
 from restmq.message import NewMessage, Put
 from restmq.redis.keys import Keys
 from restmq.rules import queue_settings
@@ -54,6 +61,14 @@ class Bounds(Brokers):
         puts = await broker.put("q", [NewMessage(b"refused"), NewMessage(b"refused")])
         assert [put.error for put in puts] == ["rate_limited"] * 2
         assert bodies(await broker.receive(["q"], 10).done) == [b"0", b"last"]
+
+    async def test_texts_of_which_a_queue_takes_some_are_counted(self) -> None:
+        broker = await self.broker()
+        await broker.queue_settings.change("q", {"max_length": "3"})
+        partly = await self.assertFailure(broker.add_texts("q", ["x"] * 5), PartlyRefused)
+        assert (partly.refused, (await broker.inspect("q")).length) == (2, 3)
+        none = await self.assertFailure(broker.add_texts("q", ["x"] * 5), QueueFull)
+        assert not isinstance(none, PartlyRefused)
 
     async def test_nothing_is_dropped_where_that_makes_no_room(self) -> None:
         """What is leased or delayed is above the bound by itself, so a put is refused either way."""

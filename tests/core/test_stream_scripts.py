@@ -381,6 +381,26 @@ def test_copies_are_published_while_somebody_observes(desk: Desk) -> None:
     assert seen == [[2, 3], [4]]
 
 
+@pytest.mark.parametrize("dies", [False, True])
+def test_who_waits_hears_of_what_comes_back_from_a_stream_that_left(desk: Desk, dies: bool) -> None:
+    desk.set_policy(Policy.ROUNDROBIN)
+    desk.arrive(DAEMONS[0], {1: 100})
+    desk.add(b"x", b"y")
+    desk.arrive(DAEMONS[1])
+    assert desk.call("receive", 60_000, 1, 1000)[5:] == [0]
+    channel = desk.store.pubsub(ignore_subscribe_messages=True)
+    channel.subscribe(desk.keys.wake(desk.queue))
+    channel.get_message(timeout=5)
+    if dies:
+        desk.deafen(DAEMONS[0])
+        desk.bury(DAEMONS[1])
+    else:
+        desk.report("leave", DAEMONS[0], settled=[Settled(2, True, [], [1, 2])])
+    assert desk.waiting() == [1, 2]
+    assert channel.get_message(timeout=5)
+    channel.close()
+
+
 def test_who_observed_an_unknown_queue_leaves_nothing_behind(desk: Desk) -> None:
     desk.call("observe", 15_000)
     desk.call("observe", 0)

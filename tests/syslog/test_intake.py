@@ -7,9 +7,18 @@ from collections.abc import Sequence
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 
 from restmq.core.packs import Pack
-from restmq.errors import OutcomeUnknown, StoreAway, StoreError, StoreFull, StoreRefused
+from restmq.errors import (
+    OutcomeUnknown,
+    PartlyRefused,
+    QueueFull,
+    StoreAway,
+    StoreError,
+    StoreFull,
+    StoreRefused,
+)
 from restmq.syslog.intake import ALL_BYTES, EACH_BYTES, GROUP_BYTES, RETRY_SECONDS, Intake
 
 
@@ -233,6 +242,15 @@ def test_what_may_be_there_already_is_never_sent_again(scene, error):
     scene.clock.advance(10)
     assert scene.store.calls == []
     assert scene.intake.held == scene.source.held == 0
+
+
+@pytest.mark.parametrize(("error", "lost"), [(PartlyRefused("full", 2), 2), (QueueFull("full"), 5)])
+def test_the_log_says_how_many_lines_a_queue_with_bounds_did_not_take(scene, error, lost):
+    scene.intake.put(scene.source, "a", ["1"] * 5)
+    scene.clock.advance(0)
+    with capturedLogs() as events:
+        scene.store.answer(error)
+    assert [event["count"] for event in events] == [lost]
 
 
 def test_it_tells_when_nothing_is_in_hand(scene):

@@ -249,6 +249,17 @@ local function put_back(entries)
   end
 end
 
+-- Somebody waits for messages in a long poll: tell the daemons.
+local function wake(now)
+  if tonumber(call('HGET', Q, 'wait') or 0) > now then call('PUBLISH', Q .. ':wake', '1') end
+end
+
+-- The same for what was out with somebody who left; who waits hears of it.
+local function take_back(entries)
+  put_back(entries)
+  if #entries > 0 then wake(clock()) end
+end
+
 -- In mode jobs messages go to consumers that acknowledge, one each, whatever the policy says.
 local function is_dealt(s) return s.pol == ROUND_ROBIN or s.mode == JOBS end
 
@@ -557,7 +568,7 @@ local function reclaim_dealt(s, owner, d)
       end
     end
   end
-  put_back(entries)
+  take_back(entries)
   return complete
 end
 
@@ -616,7 +627,7 @@ local function settle(s, me, at)
       end
     end
   end
-  put_back(back)
+  take_back(back)
   return over
 end
 
@@ -636,7 +647,7 @@ local function reclaim_all(s)
     local entries = split(chunk)
     call('ZREM', W, chunk)
     unsay(s, chunk)
-    put_back(entries)
+    take_back(entries)
     count, size = count + #entries, size + #chunk
   end
   if call('EXISTS', W) == 1 or not reclaim_dealt(s, nil, {last = s.rpos}) then return false end

@@ -34,11 +34,6 @@ local function with_parts(e, attempts, priority, headers, failure, payload)
     .. headers .. failure .. payload
 end
 
--- Somebody waits for messages in a long poll: tell the daemons.
-local function wake(now)
-  if tonumber(call('HGET', Q, 'wait') or 0) > now then call('PUBLISH', Q .. ':wake', '1') end
-end
-
 local function into_outbox(why, target, entries)
   if #entries == 0 then return end
   local last, members = call('HINCRBY', Q, 'kseq', #entries), {}
