@@ -16,7 +16,7 @@ local limits, classes, n = ARGV[5], ARGV[6], tonumber(ARGV[8])
 if n < 1 or #classes ~= n or #limits ~= 18 * CLASSES then
   return redis.error_reply('ERR log_append.lua wants events')
 end
-check_types()
+check_types(classes)
 local s = load_log()
 local digest, fingerprint = sub(ARGV[9], 1, 16), sub(ARGV[9], 17)
 if digest ~= '' then
