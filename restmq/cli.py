@@ -5,6 +5,7 @@ The same as ``twistd --nodaemon --pidfile= restmq``, and made of the same parts.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -18,5 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         raise SystemExit(install.hint(error)) from None
     options = tap.Options()
+    # `restmqd --help | head` ends without a traceback; what serves hears of a broken pipe as an error.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     options.parseOptions(list(sys.argv[1:] if arguments is None else arguments))
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     tap.run_in_foreground(options)

@@ -6,7 +6,7 @@ of the store it belongs to (its epoch).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 MAIN_LOG = "main"
 """The log of whoever names none."""
@@ -40,8 +40,16 @@ class Event(NamedTuple):
     expires_ms: int = 0
 
 
+BEFORE_ALL: Final = 1
+"""The epoch of a cursor that was given when its log had no event yet; no life of a store has it."""
+
+
 class EventCursor(NamedTuple):
-    """A place in a log: what is read next has higher ids. Epoch 0: of whatever life of the store."""
+    """A place in a log: what is read next has higher ids. Epoch 0: of whatever life of the store.
+
+    ``0-0`` is the beginning, from which nothing can be missing. Who was told to go on from an empty log
+    may have missed something, and gets ``1-0``.
+    """
 
     epoch: int
     id: int
@@ -49,7 +57,7 @@ class EventCursor(NamedTuple):
     @property
     def text(self) -> str:
         """As clients get it."""
-        return f"{self.epoch}-{self.id}"
+        return f"{self.epoch or BEFORE_ALL}-{self.id}"
 
 
 class EventGap(NamedTuple):

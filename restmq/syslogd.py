@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from restmq import tap
+from restmq.rules.exposure import needs_rules
 
 if TYPE_CHECKING:
     from twisted.application.service import IService
@@ -44,4 +45,10 @@ def _held(reactor: PosixReactorBase, configuration: Configuration, access: HasAc
     return HeldPorts(reactor, configuration, access)
 
 
-MORE = tap.More("syslogd", door=_door, held=_held)
+def _needs_rules(configuration: Configuration) -> bool:
+    from restmq.syslog.held import for_syslog  # noqa: PLC0415 - the libraries may be missing
+
+    return needs_rules(for_syslog(configuration).settings)
+
+
+MORE = tap.More("syslogd", door=_door, held=_held, needs_rules=_needs_rules)

@@ -197,12 +197,14 @@ class More(NamedTuple):
     """What another daemon has besides; all are called when the libraries are there.
 
     ``door`` takes what this process was handed by its parent, if it has one; ``held`` is for the parent.
+    ``needs_rules``: whether other machines can reach that door, and nobody said that all may come in. Raises ConfigError.
     """
 
     name: str = "restmq"
     routes: Callable[[], tuple[Rule, ...]] = lambda: ()
     door: MakeDoor | None = None
     held: Callable[[PosixReactorBase, Configuration, HasAcl], HeldDoor] | None = None
+    needs_rules: Callable[[Configuration], bool] = lambda configuration: False
 
 
 def make_service(options: Options, more: More) -> service.IService:
@@ -233,7 +235,7 @@ def _make(
     settings = configuration.settings
     access = AclFile(reactor, settings.acl)
     check_exposure(configuration, access.acl.restricts_anything)
-    access.must_restrict = needs_rules(settings)
+    access.must_restrict = needs_rules(settings) or more.needs_rules(configuration)
 
     from restmq.core.broker import Broker  # noqa: PLC0415 - the libraries may be missing
     from restmq.web.application import make_application  # noqa: PLC0415

@@ -96,6 +96,24 @@ def test_print_config_is_what_the_daemon_would_run_with(
     assert "hunter2" not in ended.stdout
 
 
+@pytest.mark.parametrize("word", ["--help", "--version", "--print-config"])
+def test_what_is_printed_may_be_cut_off(tmp_path: Path, word: str) -> None:
+    """`restmqd --help | head`: nothing is said on standard error when nobody reads on."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as nowhere:
+        ended = subprocess.run(
+            [*RESTMQD, word],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=nowhere,
+            stderr=subprocess.PIPE,
+            timeout=DEADLINE_SECONDS,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (-signal.SIGPIPE, b"")
+
+
 @BOTH
 def test_help_names_every_option(command: Sequence[str], tmp_path: Path) -> None:
     ended = run(tmp_path, command, "--help")

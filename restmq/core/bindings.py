@@ -2,8 +2,8 @@
 
 An append writes each bound event into the log's outbox in the same step, so there is never the one
 without the other. From there any daemon puts it into the queue under a key of its own, so it arrives
-once, whoever dies on the way; then the outbox forgets it. What a queue refuses (it is full) waits, and
-what is bound for others passes it by.
+once, whoever dies on the way; then the outbox forgets it. What a queue refuses (it is full) waits, within
+bounds (``event_waiting.py``), and what is bound for others passes it by.
 """
 
 from __future__ import annotations
@@ -18,17 +18,21 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from restmq.core.event_reading import StoredLog
+from restmq.core.event_waiting import Bound, Waiting
 from restmq.core.event_wire import decode_event
 from restmq.errors import StoreError, StoreRefused, TooManyBindings
 from restmq.event import Event
 from restmq.message import NewMessage, Put
 from restmq.redis.pipeline import encode, encode_arguments
+from restmq.rules.retention import Limits
 from restmq.rules.topics import Pattern, Patterns, parse_pattern
 
 MOVED_AT_FIRST: Final = 4
 MOVED_AT_ONCE: Final = 200
 MOVED_BYTES: Final = 1_048_576
 """What is looked at in one go: more and more, as long as it is no more than these bytes."""
+
+DROPPED_AT_ONCE: Final = 1000
 
 MAX_BINDINGS: Final = 100
 """Of one log: each is another copy of an event in the one step that appends it."""
@@ -37,20 +41,24 @@ PutInto = Callable[[str, list[NewMessage]], Deferred[list[Put]]]
 
 
 class Binding(NamedTuple):
-    """Events whose topic the pattern chooses go into the queue."""
+    """Events whose topic the pattern chooses go into the queue.
+
+    ``dropped``: how many events for this queue waited too long, or were too many, as the store tells.
+    """
 
     pattern: Pattern
     queue: str
+    dropped: int = 0
 
     def encode(self) -> bytes:
         """As the store keeps it."""
         return orjson.dumps({"topic": self.pattern.text, "queue": self.queue})
 
 
-def decode_binding(data: bytes) -> Binding:
+def decode_binding(data: bytes, dropped: int) -> Binding:
     """What `Binding.encode` made."""
     members = orjson.loads(data)
-    return Binding(parse_pattern(members["topic"]), members["queue"])
+    return Binding(parse_pattern(members["topic"]), members["queue"], dropped)
 
 
 class Table(NamedTuple):
@@ -76,8 +84,8 @@ def table_answer(reply: Any) -> Table:
     """Of log_bind.lua: all there are."""
     patterns: Patterns[str] = Patterns()
     bindings = {
-        name.decode("utf-8"): decode_binding(value)
-        for name, value in zip(reply[2::2], reply[3::2], strict=True)
+        name.decode("utf-8"): decode_binding(value, int(dropped))
+        for name, value, dropped in zip(reply[2::3], reply[3::3], reply[4::3], strict=True)
     }
     for binding in bindings.values():
         patterns.add(binding.pattern, binding.queue)
@@ -87,20 +95,14 @@ def table_answer(reply: Any) -> Table:
 NONE = Table(b"0", {}, Patterns())
 
 
-class Bound(NamedTuple):
-    """An event on its way into a queue; ``place`` is its id in the outbox."""
-
-    place: bytes
-    queue: str
-    message: NewMessage
-
-
 def outbox_answer(log: str, reply: Any) -> list[Bound]:
     """What lies in the outbox, oldest first."""
     found = []
     for place, fields in reply:
         queue = fields[1].decode("utf-8")
-        found.append(Bound(place, queue, _message(log, decode_event(fields[3]))))
+        event = decode_event(fields[3])
+        bound = Bound(place, queue, _message(log, event), len(fields[3]), event.expires_ms)
+        found.append(bound)
     return found
 
 
@@ -118,15 +120,17 @@ class LogBindings:
 
     log = Logger()
 
-    def __init__(self, stored: StoredLog, put: PutInto) -> None:
-        """``put`` puts messages into a queue."""
+    def __init__(self, stored: StoredLog, put: PutInto, limits: Limits) -> None:
+        """``put`` puts messages into a queue; ``limits`` are of what waits for one that refuses."""
         self.table = NONE
         self.put: PutInto = put
         self.moving = False
         self._stored = stored
         self._more = False
         self._behind = b""  # how far the outbox was looked through; b"": from its beginning
-        self._refusing: set[str] = set()
+        self._limits = limits
+        self._refusing: dict[str, Waiting] = {}
+        self._dropped: dict[str, int] = {}  # not yet told of
         self._broken: set[str] = set()
 
     async def learn(self) -> Table:
@@ -154,6 +158,13 @@ class LogBindings:
         """As `move`; queues that refused what is bound for them are tried again."""
         self._behind = b""
         self._refusing.clear()
+        for queue, count in self._dropped.items():
+            self.log.warn(
+                "{count} events that waited for {queue} are dropped: too old or too many",
+                count=count,
+                queue=queue,
+            )
+        self._dropped.clear()
         self.move()
 
     def move(self) -> None:
@@ -182,19 +193,34 @@ class LogBindings:
             for bound in here:
                 queues.setdefault(bound.queue, []).append(bound)
             for queue, those in queues.items():
-                if queue in self._refusing:
-                    continue  # or it would get them in another order
-                there = await self._put(queue, those)
+                there: frozenset[bytes] = frozenset()
+                if queue not in self._refusing:  # or it would get them in another order
+                    there = await self._put(queue, those)
                 if there:
                     await stored.ask(encode(b"XDEL", outbox, *there))
+                if len(there) < len(those):
+                    await self._wait(queue, [each for each in those if each.place not in there])
             if here:
                 self._behind = b"(" + here[-1].place
             self._more = self._more or len(here) == count
             size = sum(len(bound.message.body) for bound in here)
             count = min(2 * count, MOVED_AT_ONCE) if size < MOVED_BYTES / 2 else MOVED_AT_FIRST
 
-    async def _put(self, queue: str, those: list[Bound]) -> list[bytes]:
-        """The places of those that are in the queue now; what it refuses is left for `move_all`."""
+    async def _wait(self, queue: str, those: list[Bound]) -> None:
+        """Leave these for `move_all`, within the bounds of what waits for a queue."""
+        stored = self._stored
+        waiting = self._refusing.setdefault(queue, Waiting(self._limits))
+        gone = waiting.keep(those, stored.now_ms())
+        for start in range(0, len(gone), DROPPED_AT_ONCE):
+            places = gone[start : start + DROPPED_AT_ONCE]
+            arguments = encode_arguments(queue.encode("utf-8"), *places)
+            command = stored.scripts.call("log_drop", stored.name, 1 + len(places), arguments)
+            dropped = await stored.ask(command)
+            if dropped:
+                self._dropped[queue] = self._dropped.get(queue, 0) + dropped
+
+    async def _put(self, queue: str, those: list[Bound]) -> frozenset[bytes]:
+        """The places of those that are in the queue now; what it refuses is left to wait."""
         try:
             puts = await self.put(queue, [bound.message for bound in those])
         except StoreRefused as error:
@@ -205,10 +231,7 @@ class LogBindings:
                     queue=queue,
                     error=error,
                 )
-            self._refusing.add(queue)
-            return []
+            return frozenset()
         self._broken.discard(queue)
-        there = [bound.place for bound, put in zip(those, puts, strict=True) if not put.error]
-        if len(there) < len(those):
-            self._refusing.add(queue)
-        return there
+        done = zip(those, puts, strict=True)
+        return frozenset(bound.place for bound, put in done if not put.error)

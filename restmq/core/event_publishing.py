@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from restmq.core.bindings import LogBindings
 from restmq.core.event_reading import StoredLog
-from restmq.core.event_wire import encode_event, encode_limits
+from restmq.core.event_wire import encode_event, encode_retention
 from restmq.errors import KeyReused, StoreError, StoreRefused
 from restmq.event import NewEvent
 from restmq.redis.pipeline import encode_arguments
@@ -30,14 +30,14 @@ MAX_BYTES = 1048576
 class _Turn:
     """The events of one script call, encoded, and who waits for their ids."""
 
-    __slots__ = ("classes", "key", "payloads", "replayed", "size", "topics", "waiting")
+    __slots__ = ("key", "payloads", "replayed", "rules", "size", "topics", "waiting")
 
     def __init__(self, key: bytes = b"") -> None:
         self.key = key  # an idempotency key's digest: then the events are one client's alone
         self.replayed = False
         self.payloads: list[bytes] = []
         self.topics: list[str] = []
-        self.classes = bytearray()
+        self.rules = bytearray()
         self.size = 0
         self.waiting: list[tuple[int, Callable[[int | StoreError], None]]] = []
 
@@ -72,8 +72,9 @@ class Publishing:
         """``due`` is called with this when there is something for `flush`."""
         self._stored = stored
         self._bindings = bindings
-        self._class_of = retention.class_of
-        self._limits = encode_limits(retention.limits)
+        self._rule_of = retention.rule_of
+        self._rules = encode_retention(retention)
+        self._crowded = False  # somebody was told that the log has too many rules
         self._due = due
         self._turns: list[_Turn] = []
         self._parked: list[_Turn] | None = None  # what waits for the bindings that hold
@@ -128,7 +129,7 @@ class Publishing:
                 self._turns.append(turn)
             turn.payloads.append(encode_event(event))
             turn.topics.append(event.topic)
-            turn.classes.append(self._class_of(event.topic, short))
+            turn.rules.append(self._rule_of(event.topic, short))
             turn.size += size
             here += 1
         if not here:
@@ -172,8 +173,8 @@ class Publishing:
             b"%d" % stored.known.id,
             b"%d" % stored.known.epoch,
             table.version,
-            self._limits,
-            bytes(turn.classes),
+            self._rules,
+            bytes(turn.rules),
             stored.store.run_id,
             b"%d" % count,
             turn.once(),
@@ -193,13 +194,20 @@ class Publishing:
             if again == [2]:
                 turn.failed(KeyReused("the Idempotency-Key was used for other events"))
                 return
-            turn.replayed = bool(again)
-            if not again:
+            turn.replayed = again == [1]
+            if not turn.replayed:
                 stored.saw(epoch, first + count - 1)
+            if again == [3] and not self._crowded:
+                self._crowded = True
+                self.log.warn(
+                    "the log {name} has events of other rules of retention in all its classes;"
+                    " by count and bytes those of a new rule are kept as ordinary ones",
+                    name=stored.name,
+                )
             for number, answer in turn.waiting:
                 answer(first)
                 first += number
-            if bound and not again:
+            if bound and not turn.replayed:
                 self._bindings.move()
 
         command = stored.scripts.call("log_append", stored.name, 8 + count + len(bound), arguments)

@@ -14,7 +14,7 @@ from restmq.core.asking import ask
 from restmq.core.event_tail import MAX_PAGE_BYTES, Query, Tail, weight
 from restmq.core.event_wire import Found, LogScripts, State, found_answer, state_answer
 from restmq.errors import OutcomeUnknown, StoreAway, StoreError
-from restmq.event import Event, EventCursor, EventGap, EventPage
+from restmq.event import BEFORE_ALL, Event, EventCursor, EventGap, EventPage
 from restmq.redis.connection import Store
 from restmq.redis.pipeline import Callback, encode, encode_arguments
 
@@ -273,7 +273,7 @@ class Recent:
         tail = self.tail
         if tail is None or not self.live or least > (tail.epoch, tail.last):
             return None
-        if query.cursor.epoch not in (0, tail.epoch):
+        if query.cursor.epoch not in (0, tail.epoch or BEFORE_ALL):
             return None
         now_ms = self._stored.now_ms()
         cut = tail.read(query, now_ms)

@@ -7,7 +7,8 @@ for a while, reads what it lacks page by page, from the tail or from the store, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from contextlib import AbstractContextManager
+from typing import Any, Final, Protocol, cast
 
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
@@ -23,6 +24,14 @@ from restmq.rules.topics import Patterns
 
 CHOSEN: Final = 10_000
 """Topics of which is kept whom their events are for."""
+
+
+_log: Final = Logger()
+_one_alone: Final = cast(  # Twisted's hint does not tell that it takes the error
+    "AbstractContextManager[None, bool]",
+    _log.failureHandler("a subscriber of events failed, and gets no more"),
+)
+"""A bug in one consumer is logged, and ends nothing for the others."""
 
 
 class Lot:
@@ -151,7 +160,10 @@ class Subscribers:
 
     def remove(self, consumer: EventConsumer) -> None:
         """The consumer is gone."""
-        subscription = self._by_consumer.pop(consumer)
+        self._end(self._by_consumer.pop(consumer))
+
+    def _end(self, subscription: _Subscription) -> None:
+        """It gets nothing more."""
         subscription.over = True
         if subscription.live:
             self.pushed.remove(subscription)
@@ -184,7 +196,12 @@ class Subscribers:
             lot = lots.get(key)
             if lot is None:
                 lot = lots[key] = Lot(epoch, those, True)
-            if not subscription.consumer.deliver_events(lot) and subscription.live:
+            wants_more = None
+            with _one_alone:
+                wants_more = subscription.consumer.deliver_events(lot)
+            if wants_more is None:
+                self._end(subscription)
+            elif not wants_more and subscription.live:
                 self.pushed.remove(subscription)
                 subscription.cursor = EventCursor(epoch, last)
 
@@ -214,7 +231,8 @@ class Subscribers:
             if cursor is None or not self._recent.live:
                 self._ask_place(subscription)
                 return
-            self._begin(subscription, cursor)
+            if not self._begin(subscription, cursor):
+                return
         query = Query(subscription.selection, cursor, PAGE)
         page = self._recent.read(query, NOWHERE)
         while page is not None:
@@ -244,14 +262,17 @@ class Subscribers:
 
     def _place_told(self, here: State, subscription: _Subscription) -> None:
         subscription.reading = False
-        if not subscription.over:
-            self._begin(subscription, EventCursor(here.epoch, here.last))
+        if not subscription.over and self._begin(subscription, EventCursor(here.epoch, here.last)):
             self._advance(subscription)
 
-    @staticmethod
-    def _begin(subscription: _Subscription, cursor: EventCursor) -> None:
+    def _begin(self, subscription: _Subscription, cursor: EventCursor) -> bool:
+        """Tell it where it is; whether it goes on."""
         subscription.cursor = cursor
-        subscription.consumer.begins(cursor)
+        with _one_alone:
+            subscription.consumer.begins(cursor)
+            return not subscription.over
+        self._end(subscription)
+        return False
 
     def _page_read(self, page: EventPage, subscription: _Subscription) -> None:
         subscription.reading = False
@@ -294,8 +315,11 @@ class Subscribers:
         if subscription.over:
             return False
         subscription.cursor = page.cursor
-        if page.gap is not None:
-            consumer.gap(page.gap)
-        if page.events and not subscription.over:
-            return consumer.deliver_events(Lot(page.cursor.epoch, page.events, False))
-        return not subscription.over
+        with _one_alone:
+            if page.gap is not None:
+                consumer.gap(page.gap)
+            if page.events and not subscription.over:
+                return consumer.deliver_events(Lot(page.cursor.epoch, page.events, False))
+            return not subscription.over
+        self._end(subscription)
+        return False

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from restmq.event import Event, EventCursor, LogInfo, NewEvent
-from restmq.redis.keys import LOG_CLASSES, Keys
+from restmq.redis.keys import Keys
 from restmq.redis.pipeline import encode_arguments
 from restmq.redis.scripts import Script
-from restmq.rules.retention import Limits
+from restmq.rules.retention import Retention
 
 HEAD: Final = 19
 _CHUNK_HEAD: Final = 26
@@ -72,10 +72,14 @@ def decode_chunk(data: bytes) -> Chunk:
     return Chunk(epoch, prev, last, events, len(data))
 
 
-def encode_limits(limits: Sequence[Limits]) -> bytes:
-    """The limits of all classes; those that are not named have the first one's."""
-    all_limits = [*limits, *[limits[0]] * (LOG_CLASSES - len(limits))]
-    return b"".join(number.to_bytes(6, "big") for each in all_limits for number in each)
+def encode_retention(retention: Retention) -> bytes:
+    """The rules of log_common.lua: limits and pattern of each, in this daemon's order."""
+    told = []
+    for limits, name in zip(retention.limits, retention.patterns, strict=True):
+        pattern = name.encode("utf-8")
+        told += [number.to_bytes(6, "big") for number in limits]
+        told += [len(pattern).to_bytes(2, "big"), pattern]
+    return b"".join(told)
 
 
 class State(NamedTuple):

@@ -23,12 +23,12 @@ from restmq.core.event_publishing import Publishing
 from restmq.core.event_reading import Recent, StoredLog
 from restmq.core.event_subscribers import EventConsumer, Lot, Subscribers
 from restmq.core.event_tail import Query
-from restmq.core.event_wire import LogScripts, encode_limits
+from restmq.core.event_wire import LogScripts, encode_retention
 from restmq.errors import StoreError
 from restmq.event import Event, EventCursor, EventGap, EventPage, LogInfo, NewEvent
 from restmq.redis.connection import Store
 from restmq.redis.pipeline import encode, encode_arguments
-from restmq.rules.retention import Retention
+from restmq.rules.retention import ORDINARY, Retention
 from restmq.rules.selection import Selection
 
 IDLE_SECONDS: Final = 600.0
@@ -54,7 +54,7 @@ class _Log:
         due: Callable[[Publishing], None],
     ) -> None:
         self.stored = stored
-        self.bindings = LogBindings(stored, put)
+        self.bindings = LogBindings(stored, put, retention.limits[ORDINARY])
         self.publishing = Publishing(stored, self.bindings, retention, due)
         self.recent = Recent(stored)
         self.subscribers = Subscribers(stored, self.recent, retries)
@@ -83,7 +83,7 @@ class Events:
         self._store = store
         self._scripts = scripts
         self._retention = retention
-        self._limits = encode_limits(retention.limits)
+        self._rules = encode_retention(retention)
         self._put = put
         self._retries = Retries(clock)
         self._logs: dict[str, _Log] = {}
@@ -336,7 +336,7 @@ class Events:
             return  # the next tick tries again
         for name in names:
             command = self._scripts.call(
-                "log_trim", name.decode("ascii"), 1, encode_arguments(self._limits)
+                "log_trim", name.decode("ascii"), 1, encode_arguments(self._rules)
             )
             self._trim_again(command)
             self._log(name.decode("ascii")).bindings.move_all()

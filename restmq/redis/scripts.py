@@ -23,6 +23,7 @@ NAMES = (
     "leave",
     "log_append",
     "log_bind",
+    "log_drop",
     "log_read",
     "log_state",
     "log_trim",

@@ -1,7 +1,8 @@
 """How long events are kept: by age, count and bytes, for each pattern of topics.
 
-A rule makes a class of its own, which is trimmed by itself; the first rule whose pattern chooses a
-topic counts. Topics without a rule are in one of two classes, by the door they came through.
+Each rule has a class of its own, which is trimmed by itself; the first rule whose pattern chooses a
+topic counts. Topics without a rule are in one of two classes, by the door they came through. The rules
+are numbered in their order here; which class a rule has, each log knows by its pattern.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from restmq.rules.topics import Pattern, parse_pattern
 MAX_RULES: Final = 14
 ORDINARY: Final = 0
 SHORT: Final = 1
-"""The classes of events without a rule: of ``/v1`` and of ``/e/``."""
+"""The numbers of those without a pattern: for events of ``/v1`` and of ``/e/``."""
 
 MAX_AGE_MS: Final = 366 * 86_400_000
 _RULE: Final = re.compile(
@@ -59,7 +60,7 @@ def parse_rule(text: str) -> Rule:
 
 
 class Retention:
-    """The classes of one broker; ``limits`` of each, in their order."""
+    """The rules of one broker: ``limits`` and ``patterns`` of each, the first two without a pattern."""
 
     def __init__(
         self,
@@ -70,18 +71,19 @@ class Retention:
         """Raises ValueError for more than MAX_RULES rules."""
         if len(rules) > MAX_RULES:
             raise ValueError(f"at most {MAX_RULES} rules of retention")
-        self._patterns = [rule.pattern for rule in rules]
+        self._chosen = [rule.pattern for rule in rules]
         self.limits = [ordinary, short, *(rule.limits for rule in rules)]
-        self._rule_of = lru_cache(maxsize=10_000)(self._find_rule)
+        self.patterns = ["", "", *(pattern.text for pattern in self._chosen)]
+        self._find = lru_cache(maxsize=10_000)(self._find_rule)
 
     def _find_rule(self, topic: str) -> int | None:
-        for number, pattern in enumerate(self._patterns, SHORT + 1):
+        for number, pattern in enumerate(self._chosen, SHORT + 1):
             if pattern.matches(topic):
                 return number
         return None
 
-    def class_of(self, topic: str, short: bool) -> int:
-        """The class of an event of this topic; ``short`` if it came through ``/e/``."""
-        if self._patterns and (rule := self._rule_of(topic)) is not None:
+    def rule_of(self, topic: str, short: bool) -> int:
+        """The number of the rule for an event of this topic; ``short`` if it came through ``/e/``."""
+        if self._chosen and (rule := self._find(topic)) is not None:
             return rule
         return SHORT if short else ORDINARY

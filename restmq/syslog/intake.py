@@ -152,12 +152,20 @@ class Intake:
             entries.append(entry)
             size += entry.size
         lane.busy = True
-        self._offer(queue, lane, entries, list(_calls(entries)))
+        self._offer(queue, lane, entries, list(_calls(entries)), [])
 
-    def _offer(self, queue: str, lane: _Lane, entries: list[_Entry], calls: list[_Call]) -> None:
+    def _offer(
+        self,
+        queue: str,
+        lane: _Lane,
+        entries: list[_Entry],
+        calls: list[_Call],
+        later: list[_Call],
+    ) -> None:
+        """Put these in, and those of ``later`` one at a time when they are in."""
         lane.refused = []
         sent = [self._add(queue, call).addErrback(self._failed, lane, call) for call in calls]
-        DeferredList(sent).addCallback(self._sent, queue, lane, entries)
+        DeferredList(sent).addCallback(self._sent, queue, lane, entries, later)
 
     def _add(self, queue: str, call: _Call) -> Deferred[int]:
         if call.packs:
@@ -187,10 +195,17 @@ class Intake:
             )
         return None
 
-    def _sent(self, _: object, queue: str, lane: _Lane, entries: list[_Entry]) -> None:
+    def _sent(
+        self, _: object, queue: str, lane: _Lane, entries: list[_Entry], later: list[_Call]
+    ) -> None:
+        # All of them count as in hand until the last is taken.
         if lane.refused:
-            # All of them count as in hand until the last is taken.
-            self._clock.callLater(RETRY_SECONDS, self._offer, queue, lane, entries, lane.refused)
+            # One at a time: a store that is nearly full may refuse one and take that behind it.
+            first, *rest = lane.refused + later
+            self._clock.callLater(RETRY_SECONDS, self._offer, queue, lane, entries, [first], rest)
+            return
+        if later:
+            self._offer(queue, lane, entries, later[:1], later[1:])
             return
         self._let_go(entries)
         if self._stuck:

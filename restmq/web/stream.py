@@ -421,6 +421,8 @@ class StreamConsumer:
         until = int((now + lease) * 1000)
         if self._timer is None:
             self._timer = self._broker.clock.callLater(lease, self._leases_over)
+        elif self._timer.getTime() > now + lease:  # that of a message whose lease was extended
+            self._timer.reset(lease)
         receipts = [
             Receipt(self._queue, batch.epoch, pos, message.id).encode()
             for message in batch.messages

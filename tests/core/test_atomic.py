@@ -109,7 +109,10 @@ def cases(desk: Desk) -> dict[str, Case]:
     def of_schedules(*arguments: object) -> Case:
         return Case(desk.keys.schedules(), SCHEDULE_KINDS, [now, *arguments])
 
-    keep_one = (b"\0" * 6 + (1).to_bytes(6, "big") + b"\0" * 6) * LOG_CLASSES
+    keep_one = b"".join(
+        b"\0" * 6 + (1).to_bytes(6, "big") + b"\0" * 7 + b"%c%b" % (len(name), name)
+        for name in (b"", b"", b"t")
+    )
     return {
         "ack": of_queue("nack", 0, b"", 0, EPOCH, 1, 1, b"f" * 16, more=(key,), kinds=("string",)),
         "add": of_queue(0, b"", b"", message),
@@ -125,8 +128,9 @@ def cases(desk: Desk) -> dict[str, Case]:
         "inspect": of_queue(10),
         "join": of_queue(*commands.join_arguments(DAEMONS[0], hello)),
         "leave": of_queue(*commands.leave_arguments(DAEMONS[0], report)),
-        "log_append": of_log(0, 0, 7, keep_one, b"\0", b"r", 1, b"k" * 32, EVENT, 1, b"q"),
+        "log_append": of_log(0, 0, 7, keep_one, b"\2", b"r", 1, b"k" * 32, EVENT, 1, b"q"),
         "log_bind": of_log(b"b", b'{"topic":"a","queue":"q"}', 9),
+        "log_drop": of_log(b"q", b"1-1"),
         "log_read": of_log(EPOCH, 0, 10, 0, 1, 0),
         "log_state": of_log(0, 0, 1, b"r", 0),
         "log_trim": of_log(keep_one),

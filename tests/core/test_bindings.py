@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 from twisted.internet.defer import gatherResults, succeed
+from twisted.logger import capturedLogs
 
 from restmq.core.bindings import Binding
 from restmq.core.broker import Broker
@@ -20,7 +21,7 @@ from tests.turns import until
 PAID = Binding(parse_pattern("*.paid"), "invoices")
 
 
-class Bindings(EventsCase):
+class BindingsCase(EventsCase):
     async def names(self, broker: Broker, count: int, queue: str = "invoices") -> list[str]:
         """Which events are in the queue, when so many are."""
         found: list[Any] = []
@@ -33,6 +34,8 @@ class Bindings(EventsCase):
             pass
         return [orjson.loads(one.message.headers)["restmq-event"] for one in found]
 
+
+class ManyBindings(BindingsCase):
     async def test_events_that_match_are_in_the_queue_too(self) -> None:
         broker = await self.broker()
         assert await broker.events.bind("main", "b", PAID) is False
@@ -164,3 +167,77 @@ class Bindings(EventsCase):
         assert await broker.events.bind("main", "b7", PAID) is True
         assert await broker.events.bind("main", "b8", None) is True
         assert await broker.events.bind("main", "one more", PAID) is False
+
+
+class Full(BindingsCase):
+    """What waits for a queue that stays full has the bounds that the log has."""
+
+    async def full(self, **options: Any) -> Broker:
+        """A broker whose log is bound to a queue that takes nothing, and to another one."""
+        broker = await self.broker(**options)
+        await broker.events.bind("main", "b", PAID)
+        await broker.events.bind("main", "full", Binding(parse_pattern("full.*"), "full"))
+        bindings = broker.events._log("main").bindings
+        self.put = bindings.put
+
+        def refusing(queue: str, messages: list[Any]) -> Any:
+            if queue == "full":
+                return succeed([Put(error="queue_full")] * len(messages))
+            return self.put(queue, messages)
+
+        bindings.put = refusing
+        return broker
+
+    async def waiting(self, broker: Broker, count: int) -> None:
+        bindings = broker.events._log("main").bindings
+        with self.valkey.client() as client:
+            outbox = Keys("restmq:").log("main")[4]
+            await until(lambda: not bindings.moving and client.xlen(outbox) == count, "the outbox")
+
+    async def dropped(self, broker: Broker) -> list[int]:
+        return [each.dropped for each in (await broker.events.bindings("main")).values()]
+
+    async def test_as_many_as_the_log_holds(self) -> None:
+        broker = await self.full(events_count=20)
+        for _ in range(10):
+            await broker.events.publish("main", news(*["full.a"] * 5, "a.paid"))
+        await self.waiting(broker, 20)
+        assert await self.dropped(broker) == [0, 30]
+        other = await self.broker(events_count=20)
+        other.events._log("main").bindings.put = broker.events._log("main").bindings.put
+        with capturedLogs() as told:
+            for each in (broker, other):
+                each.events._log("main").bindings.move_all()
+                await self.waiting(each, 20)
+        assert [event["count"] for event in told if event.get("queue") == "full"] == [30]
+        assert await self.dropped(other) == [0, 30]
+        broker.events._log("main").bindings.put = self.put
+        broker.events._log("main").bindings.move_all()
+        names = await self.names(broker, 20, "full")
+        assert [int(name.split(":")[1]) for name in names] == [
+            turn * 6 + n for turn in range(6, 10) for n in range(1, 6)
+        ]
+        assert len(await self.names(broker, 10)) == 10
+
+    async def test_as_many_bytes(self) -> None:
+        broker = await self.full(events_bytes=10_000)
+        await broker.events.publish("main", news(*["full.a"] * 30, body=bytes(1000)))
+        await self.waiting(broker, 9)
+        await broker.events.publish("main", news("full.a", body=bytes(20_000)))
+        await self.waiting(broker, 1)
+        assert await self.dropped(broker) == [0, 30]
+
+    async def test_as_long(self) -> None:
+        broker = await self.full(events_retention=("full.short=0.1",))
+        await broker.events.publish("main", news("full.long", "full.short", "full.long"))
+        bindings = broker.events._log("main").bindings
+
+        with self.valkey.client() as client:
+            outbox = Keys("restmq:").log("main")[4]
+
+            def gone() -> bool:
+                bindings.move_all()
+                return client.xlen(outbox) == 2
+
+            await until(gone, "the one whose time is over")
+        assert await self.dropped(broker) == [0, 1]

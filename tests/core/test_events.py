@@ -19,6 +19,7 @@ from restmq.redis.keys import Keys
 from restmq.rules.selection import Selection
 from restmq.settings import Settings
 from restmq.store_address import parse_redis_url
+from restmq.web.v1.events import read_event_cursor
 from tests.support import ValkeyServer
 from tests.turns import until
 
@@ -383,6 +384,30 @@ class Lost(EventsCase):
         assert page.gap is not None
         assert page.gap.reset
 
+    async def test_nor_does_one_that_is_older_twice(self) -> None:
+        """A client was away for two losses; each life kept what it had up to where it was cut off."""
+        server = self.start_valkey(appendonly="no")
+        broker = await self.broker(server)
+        cursors, kept = [], []
+        for _ in range(3):
+            kept += await broker.events.publish("main", news("a", "a"))
+            with server.client() as client:
+                client.save()
+            await broker.events.publish("main", news("a"))
+            cursors.append((await self.read(broker)).cursor)
+            server.kill(signal.SIGKILL)
+            await until(lambda: not broker._store.ready, "it is noticed")
+            server.start()
+            await until(
+                lambda: broker._store.ready and broker._store._reads.connection, "the store"
+            )
+        (number,) = await broker.events.publish("main", news("new"))
+        assert len({cursor.epoch for cursor in cursors}) == 3
+        for life, cursor in enumerate(cursors, 1):
+            page = await self.read(broker, ALL, cursor)
+            assert [event.id for event in page.events] == [*kept[2 * life :], number]
+            assert page.gap == EventGap(page.events[0].id, True)
+
     async def test_away(self) -> None:
         server = self.start_valkey()
         broker = await self.broker(server)
@@ -458,6 +483,29 @@ class Retaining(EventsCase):
         assert await self.ids(other, Selection.exact("b"), 0) == [18, 19, 20, 21, 22, 23]
         with self.valkey.client() as client:
             assert client.zcard(Keys("restmq:").log("main")[1]) == 9
+
+    async def test_who_goes_on_from_an_empty_log_is_told_what_went_by(self) -> None:
+        broker = await self.broker(events_count=2)
+        await self.following(broker)
+        empty = (await self.read(broker)).cursor
+        cursor = read_event_cursor(empty.text)
+        assert cursor is not None
+        listener = Listener()
+        broker.events.subscribe("main", ALL, cursor, listener)
+        for fresh in (broker, await self.broker()):
+            assert (await self.read(fresh, after=cursor)).gap is None
+        await broker.events.publish("main", news("a"))
+        page = await self.read(broker, after=cursor)
+        assert ([event.id for event in page.events], page.gap) == ([1], None)
+        await until(lambda: listener.ids == [1], "the first")
+        await broker.events.publish("main", news("a", "b", "b"))
+        for fresh in (broker, await self.broker()):
+            assert (await self.read(fresh, after=cursor)).gap == EventGap(3, missed=2)
+            assert (await self.read(fresh, Selection.exact("b"), cursor)).gap is None
+            for beginning in (None, read_event_cursor("0-0")):
+                assert (await self.read(fresh, after=beginning)).gap is None
+        assert listener.gaps == []
+        await until(lambda: listener.ids == [1, 2, 3, 4], "the others")
 
     async def test_memory_comes_back(self) -> None:
         broker = await self.broker(events_age=0.2, events_count=1000, events_bytes=100_000)

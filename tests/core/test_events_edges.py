@@ -9,12 +9,12 @@ from twisted.internet.defer import gatherResults
 
 from restmq.core.bindings import Binding
 from restmq.core.event_tail import Query, Tail
-from restmq.core.event_wire import encode_limits
+from restmq.core.event_wire import encode_retention
 from restmq.errors import KeyReused
 from restmq.event import Event, EventCursor, NewEvent
 from restmq.redis.keys import Keys
 from restmq.redis.pipeline import encode_arguments
-from restmq.rules.retention import Limits
+from restmq.rules.retention import Limits, Retention
 from restmq.rules.selection import Selection
 from restmq.rules.topics import parse_pattern
 from tests.core.test_events import ALL, EventsCase, Listener, news
@@ -56,7 +56,7 @@ class Between(EventsCase):
         await broker.events.publish("main", news(*["a"] * 3000))
         stored = broker.events._log("main").stored
         page, asked = stored.page, []
-        few = encode_arguments(encode_limits([Limits(0, 500)]))
+        few = encode_arguments(encode_retention(Retention(Limits(0, 500))))
 
         async def slow(query: Query, below: int = 0) -> Any:
             asked.append(query)
@@ -202,6 +202,54 @@ class Away(EventsCase):
         await until(lambda: listener.ids == [1, 2], "both")
         await until(lambda: broker.events._log("main").recent.live, "the tail")
         assert len(self.flushLoggedErrors(RuntimeError)) == 1
+
+
+class Raising(Listener):
+    """A subscriber with a bug, in this one of its methods."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        setattr(self, where, self._fail)
+        self.calls = 0
+
+    def _fail(self, _: object) -> bool:
+        self.calls += 1
+        raise RuntimeError("a bug")
+
+
+class Wrong(EventsCase):
+    """What one consumer does wrong ends nothing for the others."""
+
+    async def test_the_others_are_pushed_to(self) -> None:
+        broker = await self.broker()
+        await self.following(broker)
+        wrong, others = Raising("deliver_events"), [Listener() for _ in range(9)]
+        for each in (*others[:4], wrong, *others[4:]):
+            broker.events.subscribe("main", ALL, None, each)
+        for _ in range(2):
+            await broker.events.publish("main", news("a"))
+        await until(lambda: all(each.ids == [1, 2] for each in others), "both")
+        assert wrong.calls == len(self.flushLoggedErrors(RuntimeError)) == 1
+        broker.events.resume(wrong)
+        broker.events.unsubscribe(wrong)
+
+    async def test_the_others_catch_up(self) -> None:
+        broker = await self.broker(events_count=2)
+        await broker.events.publish("main", news(*["a"] * 5))
+        epoch = (await self.read(broker)).cursor.epoch
+        wrong = [Raising("gap"), Raising("begins"), Raising("deliver_events")]
+        others = [Listener() for _ in wrong]
+        for bad, good in zip(wrong, others, strict=True):
+            after = None if "begins" in vars(bad) else EventCursor(epoch, 1)
+            broker.events.subscribe("main", ALL, after, bad)
+            broker.events.subscribe("main", ALL, EventCursor(epoch, 1), good)
+        await until(lambda: all(each.ids == [4, 5] for each in others), "what there is")
+        await until(lambda: all(each.calls == 1 for each in wrong), "each of the wrong ones")
+        await broker.events.publish("main", news("a"))
+        await until(lambda: all(each.ids == [4, 5, 6] for each in others), "what comes")
+        assert len(self.flushLoggedErrors(RuntimeError)) == 3
+        for each in wrong:
+            broker.events.unsubscribe(each)
 
 
 class Leaving(EventsCase):

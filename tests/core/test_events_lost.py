@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from restmq.core.broker import Broker
-from restmq.core.event_wire import encode_limits
+from restmq.core.event_wire import encode_retention
 from restmq.event import EventCursor, EventGap
 from restmq.redis.pipeline import encode_arguments
-from restmq.rules.retention import Limits
+from restmq.rules.retention import Limits, Retention
 from restmq.rules.selection import Selection
 from tests.core.test_events import ALL, EventsCase, Listener, news
 from tests.turns import until
@@ -58,7 +58,7 @@ class Forgotten(EventsCase):
     async def test_ids_that_were_left_out_are_not_missed(self) -> None:
         broker, before, _behind = await self.back_in_time()
         ids = await broker.events.publish("main", news(*["new"] * 15))
-        few = encode_arguments(encode_limits([Limits(0, 10)]))
+        few = encode_arguments(encode_retention(Retention(Limits(0, 10))))
         await broker.events._log("main").stored.ask(
             broker.events._scripts.call("log_trim", "main", 1, few)
         )

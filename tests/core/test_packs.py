@@ -80,6 +80,7 @@ def test_a_message_of_a_pack_is_what_one_alone_would_be(desk: Desk, lines: list[
     desk.add(b"there")
     assert put(desk, pack) == 2
     assert packs_kept(desk) == 1
+    assert [desk.call("find", number)[3] for number in range(2, 2 + len(lines))] == alone
     assert [m.body for m in desk.pop_once(1).messages] == [b"there"]
     desk.peek()
     assert packs_kept(desk) == 0
@@ -271,6 +272,15 @@ def test_a_store_that_lost_time_gives_no_id_again(folded: Desk) -> None:
     assert [m.id for m in folded.pop_once(9).messages] == [2, 3, 4, first, first + 1, first + 2]
 
 
+def test_when_all_packs_are_read_the_count_is_right_though_the_hash_was_lost(folded: Desk) -> None:
+    """An operator deleted one key too many: lengths must not stay below the truth for ever."""
+    put(folded, many(100))
+    folded.store.delete(folded.hash)
+    folded.add(b"a", floor=101)
+    assert len(folded.pop_once(99).messages) == 99
+    assert (folded.inspect().length, packs_kept(folded)) == (2, 0)
+
+
 def test_a_pack_that_nobody_can_read_stays_where_it_is(folded: Desk) -> None:
     """Should one ever be broken: nothing is half done, and the others can be purged."""
     put(folded, Pack({b"1": (b"", b""), b"2": (b"", b"")}, b"<3>x", 1))
@@ -288,6 +298,34 @@ def test_a_put_with_bounds_counts_packs_and_drops_the_oldest_of_them(folded: Des
     for _ in range(3):
         folded.call("put", 0, b"", 0, 0, 0, 0, b"", message)
     assert [m.id for m in folded.pop_once(9).messages] == [4, 5, 6, 7, 8, 9]
+
+
+def test_a_bound_in_bytes_that_was_lowered_is_kept_when_packs_are_opened_for_it(
+    folded: Desk,
+) -> None:
+    """Messages take up more than the packs they came in."""
+    for start in range(0, 3000, 1000):
+        put(folded, many(1000, start))
+    bound = folded.store.memory_usage(folded.folded) * 2 // 3
+    folded.store.hset(folded.hash, mapping={"lim": 1, "max_bytes": bound, "overflow": 2})
+    message, answer = encode_payload(b"x", None), b"queue_full"
+    while answer == b"queue_full":
+        *_, answer = folded.call("put", 0, b"", 0, 0, 0, 0, b"", message)
+        assert folded.inspect().length > 0
+    taken = [folded.store.memory_usage(key) or 0 for key in (folded.list, folded.folded)]
+    assert sum(taken) <= bound + 100
+
+
+def test_what_is_dropped_for_a_bound_in_bytes_is_not_more_than_it_takes(desk: Desk) -> None:
+    urgent = encode_more(b"", 3) + encode_payload(b"x" * 20, None)
+    desk.add(b"first")
+    desk.pop_once()
+    desk.store.hset(desk.hash, "prio", 1)
+    desk.call("put", 0, b"", *(0, 0, 3, 0, b"", urgent) * 1000)
+    bound = desk.store.memory_usage(desk.again) * 2 // 3
+    desk.store.hset(desk.hash, mapping={"lim": 1, "max_bytes": bound, "overflow": 2})
+    desk.call("put", 0, b"", 0, 0, 3, 0, b"", urgent)
+    assert bound * 0.9 < desk.store.memory_usage(desk.again) <= bound + 200
 
 
 def test_pieces_keep_the_bounds_of_a_call() -> None:

@@ -128,9 +128,9 @@ def test_packs_and_single_messages_keep_their_order(scene):
     for _ in range(6):
         scene.store.answer(StoreAway("away"))
     scene.clock.advance(RETRY_SECONDS)
-    assert scene.store.packs[5:] == scene.store.packs[:5]
     while scene.store.calls:
         scene.store.answer()
+    assert scene.store.packs[5:] == scene.store.packs[:5]
     assert scene.store.kept["a"] == [str(number) for number in range(3506)]
     assert scene.intake.held == scene.source.held == 0
 
@@ -193,18 +193,35 @@ def test_a_source_that_left_is_not_told_anything(scene):
 def test_a_store_that_takes_nothing_is_asked_again_in_order(scene, error):
     scene.intake.put(scene.source, "a", ["1"] * 1000 + ["2"])
     scene.clock.advance(0)
+    scene.store.answer(error)
     for _ in range(3):
-        scene.store.answer(error)
         scene.store.answer(error)
         scene.intake.put(scene.source, "a", ["3"])
         scene.clock.advance(RETRY_SECONDS / 2)
         assert scene.store.calls == []
         assert scene.source.held > 1000
         scene.clock.advance(RETRY_SECONDS / 2)
-        assert [len(call[1]) for call in scene.store.calls] == [1000, 1]
+        assert [len(call[1]) for call in scene.store.calls] == [1000]
     while scene.store.calls:
         scene.store.answer()
     assert scene.store.kept["a"] == ["1"] * 1000 + ["2"] + ["3"] * 3
+    assert scene.intake.held == 0
+
+
+def test_a_store_that_has_room_now_and_then_gets_what_it_refused_in_order(scene):
+    """It is at its limit, and a consumer takes some from time to time: my lines must not change places."""
+    for start in range(3):
+        scene.intake.put(scene.source, "a", [str(start)] * 1000)
+    scene.clock.advance(0)
+    for _ in range(3):
+        scene.store.answer(StoreFull("full"))
+    for answers in ((StoreFull("full"), None), (None, StoreFull("full"), None), (None, None)):
+        scene.clock.advance(RETRY_SECONDS)
+        for answer in answers:
+            if scene.store.calls:
+                scene.store.answer(answer)
+    assert scene.store.calls == []
+    assert scene.store.kept["a"] == ["0"] * 1000 + ["1"] * 1000 + ["2"] * 1000
     assert scene.intake.held == 0
 
 

@@ -231,3 +231,35 @@ def test_a_gap_is_not_counted_where_nobody_knows() -> None:
     broker.answer(Replay(7, 20, 18, 6, 20, [chunk(7, 18, 19, 20)]))
     gap = {"type": "gap", "queue": "q", "oldest": 19, "next": 19, "missed": None, "cursor": "7-18"}
     assert told(way) == [gap, 19, 20]
+
+
+class LeasingBroker(Broker):
+    """Knows when what is in hand is due, and notes when it is asked to give back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.due: list[float] = []
+        self.looked: list[float] = []
+
+    def give_back(self, queue: str, consumer: Any, now: float) -> float | None:
+        self.looked.append(now)
+        self.due = [due for due in self.due if due > now]
+        return min(self.due, default=None)
+
+
+def test_a_lease_that_was_extended_does_not_prolong_those_that_come_after_it() -> None:
+    """I asked for an hour for one hard job; the next one, which I lost, must not wait so long."""
+    broker = LeasingBroker()
+    stream = Stream(broker.clock, OpenWay(), NDJSON[True], Choices(lease=5.0))
+    stream.open(broker, {"q": None})
+    (consumer,) = stream.consumers
+    consumer.deliver(Batch([Message("q", 1, b"hard")], 4, dealt_pos=1, epoch=7))
+    broker.due = [3600.0]
+    consumer.leases_changed()
+    broker.clock.advance(1)
+    broker.due.append(6.0)
+    consumer.deliver(Batch([Message("q", 2, b"next")], 4, dealt_pos=2, epoch=7))
+    broker.clock.advance(5)
+    assert broker.looked == [0.0, 6.0]
+    broker.clock.advance(3594)
+    assert broker.looked == [0.0, 6.0, 3600.0]

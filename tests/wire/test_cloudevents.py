@@ -11,6 +11,7 @@ import pytest
 from cloudevents.core.bindings.http import HTTPMessage, from_binary_event, to_binary_event
 from cloudevents.core.v1.event import CloudEvent
 
+from restmq.redis.keys import Keys
 from tests.support import Daemon, Response
 
 STATED = {
@@ -106,6 +107,28 @@ def test_a_header_that_no_field_can_hold_is_percent_encoded(server, queue):
     assert as_event(reply).get_id() == event["cursor"]
     shown = reply.headers["restmq-header-user-agent"]
     assert shown == agent.replace("%", "%25").replace("ö", "%C3%B6")
+
+
+def test_an_id_of_an_earlier_life_holds_as_far_as_the_store_has_its_events(daemon, valkey):
+    made, topic = daemon("--redis-url", valkey.url), "t"
+    made.wait_for("/readyz")
+    cursors = [publish(made, topic, CloudEvent(STATED, b"%d" % n))["cursor"] for n in range(3)]
+    epoch, last = map(int, cursors[-1].split("-"))
+    entries, index = Keys("restmq:").log("main")[5], Keys("restmq:").log("main")[1]
+    with valkey.client() as client:  # it is as it was before the last one
+        client.hset(Keys("restmq:").log("main")[0], "id", last - 1)
+        client.xdel(entries, str(last))
+        low = topic.encode() + b"\0" + last.to_bytes(7, "big")
+        assert client.zremrangebylex(index, b"[" + low, b"+") == 1
+    later = publish(made, topic, CloudEvent(STATED, b"new"))["cursor"]
+    new_epoch, number = map(int, later.split("-"))
+    assert (new_epoch > epoch, number > last) == (True, True)
+    replies = [fetch(made, topic, cursor) for cursor in (*cursors, later)]
+    assert [reply.status for reply in replies] == [200, 200, 404, 200]
+    assert [reply.body for reply in replies if reply.status == 200] == [b"0", b"1", b"new"]
+    assert replies[0].headers["ce-id"] == cursors[0]
+    for never in (f"{epoch}-{number}", f"{epoch - 1}-{last - 1}", f"{new_epoch + 1}-{number}"):
+        assert fetch(made, topic, never).status == 404
 
 
 def test_head_tells_the_attributes(server, queue):

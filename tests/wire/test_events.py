@@ -539,6 +539,7 @@ def test_a_binding_is_made_shown_and_taken_away(common_daemon):
     assert common_daemon.request("GET", path).status == 404
     assert [common_daemon.request("PUT", path, body).status for _ in range(2)] == [201, 200]
     shown = {"name": "w.b", "topic": "w.bound.**", "queue": "w-bound"}
+    shown["dropped"] = 0
     assert json.loads(common_daemon.request("GET", path).body) == shown
     assert shown in json.loads(common_daemon.request("GET", "/v1/bindings").body)["bindings"]
     told = post(common_daemon, "w.bound.a")

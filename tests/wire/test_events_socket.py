@@ -88,6 +88,17 @@ def test_a_body_is_kept_as_it_was_sent(common_daemon, session, body):
     assert reply.body.decode() == body
 
 
+def test_what_is_published_under_a_key_is_there_once(common_daemon, session):
+    asked = {"topic": "ws.once", "body": 1, "log": "ws-once", "idempotency_key": "k1"}
+    first = session.do("publish", **asked)
+    assert session.do("publish", **asked) == {**first, "replayed": True}
+    other = session.answer("publish", **{**asked, "body": 2})
+    assert (other["status"], other["code"]) == (422, "key_reused")
+    bad = session.answer("publish", **{**asked, "idempotency_key": "é"})
+    assert bad["status"] == 400
+    assert [event["id"] for event in get(common_daemon, "log=ws-once")["events"]] == [first["id"]]
+
+
 @pytest.mark.parametrize("members", ['"publish","topic":"a","body":', '"publish","topic":', ""])
 def test_what_is_nested_too_deeply_is_told(session, members):
     text = f'{{"id":"x","cmd":{members}{"[" * 1000}{"]" * 1000}}}'

@@ -305,6 +305,21 @@ def test_beyond_loopback_it_wants_a_rule(tmp_path):
     assert "listen (option --syslog-listen): 0.0.0.0 can be reached" in daemon.log
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_an_emptied_access_file_does_not_open_a_syslog_port_that_others_can_reach(
+    make, tmp_path, processes
+):
+    """HTTP is for this machine alone; 127.1 is loopback, too, but no address the rule knows."""
+    acl, reachable = tmp_path / "acl.conf", f"tcp:{free_port()}:interface=127.1"
+    acl.write_text("[rest:producer]\nhosts_deny = all\n")
+    server = make("--syslog-listen", reachable, "--acl", str(acl), "--processes", processes)
+    assert get(server, f"/stats/{HERE}").status == 200
+    acl.write_text("")
+    wait_until(lambda: "access rules" in server.log or "restricts nobody" in server.log, "a look")
+    assert "restricts nobody" in server.log
+    assert server.request("POST", f"/q/{HERE}?value=1").status == 401
+
+
 # -- the store ------------------------------------------------------------------------------------
 
 

@@ -233,7 +233,8 @@ local function unfold(wanted)
   end
   push_entries(L, entries, 1)
   call('LTRIM', F, at, -1)
-  if call('HINCRBY', Q, 'fold', -#entries) == 0 then call('HDEL', Q, 'fold') end
+  -- Not by the number: where the hash was lost that begins at 0 again.
+  if call('EXISTS', F) == 0 then call('HDEL', Q, 'fold') else call('HINCRBY', Q, 'fold', -#entries) end
 end
 
 -- Messages that came back are ready again, before all that have a higher id.

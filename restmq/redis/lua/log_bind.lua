@@ -4,7 +4,7 @@
 -- KEYS: those of log_common.lua
 -- ARGV: 2 name ('': only list), 3 the binding ('': take it away), 4 how many there may be
 -- Returns: 1 if it was there before, -1 if there are too many: nothing is changed then; version, name,
---          binding ...
+--          binding, how many events for its queue were dropped ...
 local name, value, there = ARGV[2], ARGV[3], 0
 check_types()
 local version = call('HGET', Q, 'bv')
@@ -27,7 +27,9 @@ if changed then
   -- A log that is new has no id yet: `id` stays missing, so that the first append begins it.
   call('HSET', Q, 'bv', version)
 end
-local all = call('HGETALL', BINDINGS)
-table.insert(all, 1, version or '0')
-table.insert(all, 1, there)
+local all, kept = {there, version or '0'}, call('HGETALL', BINDINGS)
+for i = 1, #kept, 2 do
+  local dropped = call('HGET', Q, 'd' .. cjson.decode(kept[i + 1]).queue)
+  all[#all + 1], all[#all + 2], all[#all + 3] = kept[i], kept[i + 1], dropped or '0'
+end
 return all

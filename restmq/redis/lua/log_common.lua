@@ -6,18 +6,22 @@
 -- ARGV: 1 now in ms ("0": the server's clock); the rest belongs to the script.
 -- Returns: nothing.
 --
--- Hash     id (the last given), epoch, was and upto (the epoch before, and its last id that is here),
+-- Hash     id (the last given), epoch, lives (the latest 32 epochs before: I7 epoch, I7 its last id that is here),
 --          run (of the server that gave it), leaps (see `leap`),
 --          k and a digest (of an idempotency key: the fingerprint, 16 bytes, and I7 the first id),
 --          gone (see :g), bv (version of the bindings; a store that lost time never
---          gives one again), b0 b1 ... (bytes in each class).
+--          gives one again), b0 b1 ... (bytes in each class), r2 r3 ... (of each class of a rule the
+--          limits it had last, 18 bytes, and the pattern it belongs to), d and a queue's name (how many
+--          events for it were dropped from the outbox).
 -- Entry    I7 id, I6 created ms, I6 expires ms (0: never), payload.
 -- Payload  I1 n, topic (n bytes), I1 n, content type, I2 n, headers, body.
 -- Index    members topic, \0, I7 id, I1 class, all scored 0: byte order is topic, then id.
 -- Trimmed  topic -> highest id of it that is kept no more. Of the TRIMMED latest topics; what was
 --          forgotten of others is at or below the field gone.
 -- Chunk    'e', I7 epoch, I7 prev, I7 last, I4 n, n x I4 lengths, entries: covers prev+1 .. last.
--- Limits   for each class I6 age ms (0: for ever), I6 count, I6 bytes (0: as many as there are).
+-- Limits   I6 age ms (0: for ever), I6 count, I6 bytes (0: as many as there are).
+-- Rules    of a daemon, in its own order, counted from 0: limits, I2 n, pattern (n bytes). The first two are
+--          the classes 0 and 1 of what no rule chooses; of which class another is, `find_classes` knows.
 
 local Q, INDEX, GONE, BINDINGS, OUTBOX, ENTRIES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], 6
 local CLASSES, ONCE = #KEYS - 6, KEYS[#KEYS]
@@ -60,10 +64,10 @@ local function check_types(classes)
 end
 
 local function load_log()
-  local v = call('HMGET', Q, 'id', 'epoch', 'was', 'upto', 'gone', 'bv', 'run')
-  local bindings = v[6] or (call('EXISTS', BINDINGS) == 1 and 'lost' or '0')
-  return {known = v[1], id = tonumber(v[1] or 0), epoch = tonumber(v[2] or 0), was = tonumber(v[3] or 0),
-          upto = tonumber(v[4] or 0), gone = tonumber(v[5] or 0), bindings = bindings, run = v[7]}
+  local v = call('HMGET', Q, 'id', 'epoch', 'lives', 'gone', 'bv', 'run')
+  local bindings = v[5] or (call('EXISTS', BINDINGS) == 1 and 'lost' or '0')
+  return {known = v[1], id = tonumber(v[1] or 0), epoch = tonumber(v[2] or 0), lives = v[3] or '',
+          gone = tonumber(v[4] or 0), bindings = bindings, run = v[6]}
 end
 
 -- The store lost time if somebody has seen a higher id or a later epoch: ids must rise all the same,
@@ -73,12 +77,12 @@ local function mend(s, now, floor, epoch)
     if floor == 0 and epoch == 0 then return end
     s.known, s.id, s.epoch = 'new', floor > 0 and floor + 1000000 or 0, math.max(now, epoch + 1)
   elseif s.id < floor or s.epoch < epoch then
-    s.was, s.upto = s.epoch, s.id
+    s.lives = sub(s.lives .. pack('>I7I7', s.epoch, s.id), -32 * 14)
     s.id, s.epoch = math.max(s.id, floor) + 1000000, math.max(now, s.epoch + 1, epoch + 1)
   else
     return
   end
-  call('HSET', Q, 'id', text(s.id), 'epoch', text(s.epoch), 'was', text(s.was), 'upto', text(s.upto))
+  call('HSET', Q, 'id', text(s.id), 'epoch', text(s.epoch), 'lives', s.lives)
 end
 
 -- Ids go on above `least` in the same epoch. A cursor in between is of events that are lost (log_read.lua),
@@ -122,13 +126,63 @@ local function forget_keys(now)
   end
 end
 
+-- The rules of a daemon by their number; nil if there are not at least the first two.
+local function read_rules(data)
+  local rules, n, at = {}, 0, 1
+  while at + 19 <= #data do
+    local size = unpack_bytes('>I2', data, at + 18)
+    rules[n] = {limits = sub(data, at, at + 17), pattern = sub(data, at + 20, at + 19 + size)}
+    n, at = n + 1, at + 20 + size
+  end
+  if n >= 2 then return rules, n end
+end
+
+-- A class is its pattern's as long as it holds events of it, whatever rules a daemon has and in which order.
+-- Those of `used` that have no class are given one that holds nothing; where all hold something they are in
+-- the ordinary class until one is free. What no rule here is for keeps the limits it had last.
+-- Returns the class of each rule, the limits of each class, and whether a rule found none.
+local function find_classes(rules, count, used)
+  local class_of, limits, full = {[0] = 0, 1}, {[0] = rules[0].limits, rules[1].limits}, false
+  local fields, of_pattern = {}, {}
+  for class = 2, CLASSES - 1 do fields[class - 1] = 'r' .. class end
+  local kept = call('HMGET', Q, unpack(fields))
+  for i, value in ipairs(kept) do
+    if value then limits[i + 1], of_pattern[sub(value, 19)] = sub(value, 1, 18), i + 1 end
+  end
+  local taken = {}
+  for n = 2, count - 1 do
+    class_of[n] = of_pattern[rules[n].pattern]
+    if class_of[n] then taken[class_of[n]] = true end
+  end
+  for n in pairs(used) do
+    if class_of[n] == nil then
+      for class = 2, CLASSES - 1 do
+        if not taken[class] and call('EXISTS', KEYS[ENTRIES + class]) == 0 then
+          class_of[n], taken[class] = class, true
+          break
+        end
+      end
+    end
+  end
+  for n = count - 1, 2, -1 do  -- of two rules for one pattern the first counts
+    local class, value = class_of[n], rules[n].limits .. rules[n].pattern
+    if class then
+      limits[class] = rules[n].limits
+      if kept[class - 1] ~= value then call('HSET', Q, 'r' .. class, value) end
+    elseif used[n] then
+      class_of[n], full = 0, true
+    end
+  end
+  return class_of, limits, full
+end
+
 -- Take what a class holds too much of from its oldest end: at most `most` entries.
 -- Returns how many are gone.
 local function trim(class, now, limits, most)
   local key = KEYS[ENTRIES + class]
   local count = call('XLEN', key)
   if count == 0 then return 0 end
-  local _, most_count, most_bytes = unpack_bytes('>I6I6I6', limits, 18 * class + 1)
+  local _, most_count, most_bytes = unpack_bytes('>I6I6I6', limits)
   local size = tonumber(call('HGET', Q, 'b' .. class) or 0)
   local gone, last, over, taken, step, large = 0, nil, true, 0, 1, false
   local topics = {}  -- to the entries of each that go, in order

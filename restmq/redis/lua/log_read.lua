@@ -2,7 +2,7 @@
 -- Purpose: a page of events behind an id: of some topics by the index, or of the whole log.
 -- Atomic: a snapshot; what is appended later has higher ids.
 -- KEYS: those of log_common.lua
--- ARGV: 2 epoch of the reader's cursor (0: of any), 3 id behind which it reads, 4 limit, 5 "1": the newest
+-- ARGV: 2 epoch of the reader's cursor (0: of any, 1: of before the first event), 3 id behind which it reads, 4 limit, 5 "1": the newest
 --       first, 6 "1": say what was trimmed, 7 only lower ids than this (0: all), 8.. topics (none: the whole log)
 -- Returns: now, epoch, last id, id behind which was read, 1 if the cursor was of another life of the
 --          store, id up to which was read (0: to the end; ever lower ones with the newest first),
@@ -10,8 +10,13 @@
 local now, epoch, after, limit = clock(), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local newest, say, below = ARGV[5] == '1', ARGV[6] == '1', tonumber(ARGV[7])
 local s, reset, more = load_log(), 0, 0
-if epoch ~= 0 and epoch ~= s.epoch then
-  reset, after = 1, epoch == s.was and math.min(after, s.upto) or 0
+if epoch > 1 and epoch ~= s.epoch then
+  local known = false
+  for i = 1, #s.lives, 14 do  -- they only rise: a store that went back before a life knows nothing of it
+    local life, upto = unpack_bytes('>I7I7', s.lives, i)
+    if life == epoch then known, after = true, math.min(after, upto) end
+  end
+  reset, after = 1, known and after or 0
 elseif after > s.id then
   reset, after = 1, 0
 else

@@ -3,13 +3,15 @@
 --          memory back.
 -- Atomic: entries and index go together, and readers learn up to where a topic is trimmed.
 -- KEYS: those of log_common.lua
--- ARGV: 2 limits
+-- ARGV: 2 rules
 -- Returns: 1 if there may be more to drop, else 0.
-local now, limits, more = clock(), ARGV[2], 0
-if #limits ~= 18 * CLASSES then return redis.error_reply('ERR log_trim.lua wants limits') end
+local now, more = clock(), 0
+local rules, count = read_rules(ARGV[2])
+if rules == nil then return redis.error_reply('ERR log_trim.lua wants rules') end
 check_types()
+local _, limits = find_classes(rules, count, {})
 forget_keys(now)
 for class = 0, CLASSES - 1 do
-  if trim(class, now, limits, 1000) > 0 then more = 1 end
+  if trim(class, now, limits[class] or limits[0], 1000) > 0 then more = 1 end
 end
 return more

@@ -47,10 +47,13 @@ if most then
   held = call('LLEN', L) + (v[9] or 0) + call('ZCARD', Y) + staying
 end
 local bytes, staying_bytes = 0, 0
-if most_bytes then
-  staying_bytes = call('MEMORY', 'USAGE', J) or 0
+local function measure()
   bytes = staying_bytes
   for _, key in ipairs({L, F, Y}) do bytes = bytes + (call('MEMORY', 'USAGE', key) or 0) end
+end
+if most_bytes then
+  staying_bytes = call('MEMORY', 'USAGE', J) or 0
+  measure()
 end
 local function full() return (most and held >= most) or (most_bytes and bytes > most_bytes) end
 local function too_soon()  -- "" if the rate lets one more in, else the error
@@ -60,6 +63,7 @@ end
 local reply, listed, again, records, due, first, dropped = {text(now), 0}, {}, {}, {}, {}, nil, 0
 -- What is gone at the head takes no place; with `overflow` the oldest that is ready gives up its own.
 local looked, room_made = 0, false
+local MEASURED = 16  -- after so many that went, how large the queue is is asked again
 local function make_room()
   room_made = true
   -- What was put in before in this call counts as well, so it must be in its place.
@@ -72,7 +76,10 @@ local function make_room()
   end
   -- A bound that was lowered is reached in several calls; until then the queue is full.
   if (most and staying >= most) or (most_bytes and staying_bytes > most_bytes) then return end
-  while drops and full() and looked < 2 * MAX_MESSAGES do
+  while drops and looked < 2 * MAX_MESSAGES do
+    -- What goes takes up more than its bytes, and what is unfolded more than its pack did.
+    if most_bytes and (looked % MEASURED == 0 or not full()) then measure() end
+    if not full() then return end
     looked = looked + 1
     unfold(1)
     local oldest, place = call('LINDEX', L, 0), L

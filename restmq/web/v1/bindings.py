@@ -10,12 +10,13 @@ from twisted.internet.defer import Deferred
 from restmq.core.bindings import Binding
 from restmq.errors import BadRequest
 from restmq.rules.topics import parse_pattern
-from restmq.web.describe import NAME, STRING, describe, items, record
+from restmq.web.describe import NAME, STRING, WHOLE, describe, items, record
 from restmq.web.endpoint import Access, Refusal, Reply, endpoint
 from restmq.web.v1.endpoint import V1Endpoint, v1_name
 from restmq.web.v1.events import LOG, read_log
 
 BINDING: Final = record(name=STRING, topic=STRING, queue=NAME)
+SHOWN: Final = record(name=STRING, topic=STRING, queue=NAME, dropped=WHOLE)
 BINDING_NAME: Final = {"name": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}}
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -33,25 +34,30 @@ def described(name: str, binding: Binding) -> dict[str, str]:
     return {"name": name, "topic": binding.pattern.text, "queue": binding.queue}
 
 
+def shown(name: str, binding: Binding) -> dict[str, Any]:
+    """The same for one the store told of."""
+    return {**described(name, binding), "dropped": binding.dropped}
+
+
 class Bindings(V1Endpoint):
     """``/v1/bindings``."""
 
     @endpoint(Access.CONSUMER)
-    @describe(query={"log": LOG}, replies={200: record(bindings=items(BINDING))})
+    @describe(query={"log": LOG}, replies={200: record(bindings=items(SHOWN))})
     def get(self) -> Deferred[Reply]:
         """All bindings of a log."""
         found = self.broker.events.bindings(read_log(self.given_in_query(("log",))))
         return found.addCallback(self._shown)
 
     def _shown(self, bindings: dict[str, Binding]) -> Reply:
-        return self.json({"bindings": [described(n, b) for n, b in bindings.items()]})
+        return self.json({"bindings": [shown(n, b) for n, b in bindings.items()]})
 
 
 class OneBinding(V1Endpoint):
     """``/v1/bindings/NAME``."""
 
     @endpoint(Access.CONSUMER)
-    @describe(path=BINDING_NAME, query={"log": LOG}, replies={200: BINDING})
+    @describe(path=BINDING_NAME, query={"log": LOG}, replies={200: SHOWN})
     def get(self, name: str) -> Deferred[Reply]:
         """What it binds."""
         name, log = binding_name(name), read_log(self.given_in_query(("log",)))
@@ -60,7 +66,7 @@ class OneBinding(V1Endpoint):
     def _shown(self, bindings: dict[str, Binding], name: str) -> Reply:
         if name not in bindings:
             raise Refusal(404, f"there is no binding {name!r}")
-        return self.json(described(name, bindings[name]))
+        return self.json(shown(name, bindings[name]))
 
     @endpoint(Access.PRODUCER)
     @describe(

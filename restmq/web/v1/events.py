@@ -252,13 +252,9 @@ def _published(topic: str, epoch: int, number: int) -> bytes:
 
 
 def publish(
-    broker: Any, log: str, events: list[NewEvent], key: str
+    broker: Any, log: str, events: list[NewEvent], digest: bytes
 ) -> Deferred[tuple[list[int], bool]]:
-    """Append them, once if there is an Idempotency-Key: their ids, and whether they were there.
-
-    Raises Problem for a key that is none.
-    """
-    digest = key_digest(key)
+    """Append them, once if there is the digest of an idempotency key: their ids, and whether they were there."""
     if digest:
         once: Deferred[tuple[list[int], bool]] = broker.events.publish_once(log, events, digest)
         return once
@@ -290,7 +286,8 @@ class TopicEvents(V1Endpoint):
             stated_type(sent, body),
             kept_headers(fields, Bounds.of(self.settings), more=cloud_event_headers(fields)),
         )
-        done = publish(self.broker, log, [event], dict.get(fields, "idempotency-key", ""))
+        key = key_digest(dict.get(fields, "idempotency-key", ""))
+        done = publish(self.broker, log, [event], key)
         return done.addCallback(self._created, log, name)
 
     def _created(self, told: tuple[list[int], bool], log: str, topic: str) -> Reply:
@@ -318,7 +315,7 @@ class EventsOfTopics(V1Endpoint):
         if not lines:
             self.refuse_form()
         events = read_batch(request.body, lines, Bounds.of(self.settings))
-        key = dict.get(request.headers, "idempotency-key", "")
+        key = key_digest(dict.get(request.headers, "idempotency-key", ""))
         return publish(self.broker, log, events, key).addCallback(self._results, log, events)
 
     def _results(self, done: tuple[list[int], bool], log: str, events: list[NewEvent]) -> Reply:

@@ -54,6 +54,7 @@ from restmq.web.v1.endpoint import V1Endpoint, named_queue
 from restmq.web.v1.events import (
     EVENT,
     MAX_TOPICS,
+    publish,
     published,
     read_event_command,
     read_event_stream,
@@ -89,6 +90,9 @@ if TYPE_CHECKING:
 
 
 log = Logger()
+
+REPLAYED: Final = b',"replayed":true'
+"""In an answer: it was done before, under the same idempotency key."""
 
 SUBPROTOCOL: Final = "restmq.v1.json"
 AUTH_SECONDS: Final = 10.0
@@ -490,14 +494,20 @@ class Session(Connection):
         return stream.begun.addCallback(lambda _: {"subscribed": topics})
 
     def publish(self, given: Given) -> Any:
-        """``{"topic", "body", "content_type"?, "encoding"?, "headers"?, "log"?}`` -> ``{"topic", "id", "cursor"}``."""
+        """``{"topic", "body", "content_type"?, "encoding"?, "headers"?, "log"?, "idempotency_key"?}``
+
+        -> ``{"topic", "id", "cursor", "replayed"?}``.
+        """
         log, members = read_log(given), given.members(EVENT)
         event = read_event_command(members, Bounds.of(self.settings))
         refuse_larger(event.body, self.settings.max_message_bytes)
-        done: Deferred[list[int]] = self.broker.events.publish(log, [event])
-        return done.addCallback(
-            lambda ids: _result(published(self.broker, log, event.topic, ids[0]))
+        return publish(self.broker, log, [event], _key(given)).addCallback(
+            self._published, log, event.topic
         )
+
+    def _published(self, told: tuple[list[int], bool], log: str, topic: str) -> Any:
+        ids, replayed = told
+        return _result(published(self.broker, log, topic, ids[0]) + (REPLAYED if replayed else b""))
 
     def _open(self, stream: Stream, queue: str, cursor: Cursor | None) -> None:
         if self._streams.get(queue) is stream:
@@ -587,7 +597,7 @@ def _key(given: Given) -> bytes:
 
 def _settled(settled: Outcome) -> bytes:
     """The members of the answer to ack, nack and extend."""
-    return results_member(settled.codes) + (b',"replayed":true' if settled.replayed else b"")
+    return results_member(settled.codes) + (REPLAYED if settled.replayed else b"")
 
 
 def _text(given: Given, name: str) -> str:
@@ -637,7 +647,7 @@ COMMANDS: Final[Mapping[str, tuple[Callable[[Session, Given], Any], Access, froz
         Access.WEBSOCKET,
         PARAMETERS | {"queue", "queues", "topic", "topics", "log"},
     ),
-    "publish": (Session.publish, Access.PRODUCER, EVENT | {"log"}),
+    "publish": (Session.publish, Access.PRODUCER, EVENT | {"log", "idempotency_key"}),
     "unsubscribe": (
         Session.unsubscribe,
         Access.WEBSOCKET,
