@@ -26,7 +26,7 @@ if string.find(rule_of, '[^%z\1]') then
     if rule > 1 then used[rule] = true end
   end
 end
-check_types()
+check_types(used == nil and rule_of or nil)  -- rules 0 and 1 are the classes
 local s = load_log()
 local digest, fingerprint = sub(ARGV[9], 1, 16), sub(ARGV[9], 17)
 if digest ~= '' then
