@@ -69,10 +69,22 @@ class StoredLog:
         """Put the log on the list of all there are, before anything is written to it."""
         if not self._listed:
             self._listed = True
-            self.store.send(
-                encode(b"SADD", self.scripts.keys.logs(), self.name.encode("ascii")),
-                self._enlisted,
-            )
+            self._send_name(b"SADD", self._enlisted)
+
+    def _send_name(self, order: bytes, answered: Callback) -> None:
+        command = encode(order, self.scripts.keys.logs(), self.name.encode("ascii"))
+        self.store.send(command, answered)
+
+    def strike(self) -> None:
+        """Take the log off the list, since it holds nothing."""
+        self._listed = False
+        self._send_name(b"SREM", lambda _: None)
+
+    def look_again(self) -> None:
+        """From time to time: it may be off the list; what was written since the last time puts it there."""
+        if self._listed:
+            self._send_name(b"SADD", lambda _: None)
+        self._listed = False
 
     def _enlisted(self, reply: Any) -> None:
         if isinstance(reply, StoreError):  # the append behind it tells the client

@@ -41,6 +41,10 @@ BRIEFLY: Final = 5.0
 
 TRIM_SECONDS: Final = 10.0
 
+EMPTY_SECONDS: Final = 60.0
+"""A log that held nothing for so long, and got nothing, is not looked at any more. Who writes to one lists it
+again at least each TRIM_SECONDS."""
+
 
 class _Log:
     """One log for this daemon: its parts, each of which knows those above it."""
@@ -92,6 +96,7 @@ class Events:
         self._known: dict[str, EventCursor] = {}  # of logs that are forgotten
         self._to_flush: dict[Publishing, None] = {}
         self._trimmed_at = 0.0
+        self._empty: dict[str, tuple[bytes, float]] = {}  # the last id of each, and since when
 
     def _log(self, name: str) -> _Log:
         log = self._logs.get(name)
@@ -322,6 +327,8 @@ class Events:
                 self._forget(log)
         if now - self._trimmed_at >= TRIM_SECONDS:
             self._trimmed_at = now
+            for log in self._logs.values():
+                log.stored.look_again()
             self._store.send(encode(b"SMEMBERS", self._scripts.keys.logs()), self._trim)
 
     def _forget(self, log: _Log) -> None:
@@ -334,19 +341,41 @@ class Events:
     def _trim(self, names: Any) -> None:
         if isinstance(names, StoreError):
             return  # the next tick tries again
-        for name in names:
-            command = self._scripts.call(
-                "log_trim", name.decode("ascii"), 1, encode_arguments(self._rules)
-            )
-            self._trim_again(command)
-            self._log(name.decode("ascii")).bindings.move_all()
+        listed = [each.decode("ascii") for each in names]
+        self._empty = {name: self._empty[name] for name in listed if name in self._empty}
+        for name in listed:
+            self._trim_log(name, self._looked_at)
+            self._log(name).bindings.move_all()
 
-    def _trim_again(self, command: bytes) -> None:
+    def _trim_log(self, name: str, then: Callable[[str, Any], None]) -> None:
+        command = self._scripts.call("log_trim", name, 1, encode_arguments(self._rules))
+
         def trimmed(reply: Any) -> None:
             if reply == 1:
                 self._store.send(command, trimmed)
+            else:
+                then(name, reply)
 
         self._store.send(command, trimmed)
+
+    def _looked_at(self, name: str, reply: Any) -> None:
+        """Take a log off the list that has been empty for long."""
+        if not isinstance(reply, bytes):
+            self._empty.pop(name, None)
+            return
+        now = self._clock.seconds()
+        last, since = self._empty.get(name, (b"", now))
+        if last != reply:
+            self._empty[name] = (reply, now)
+        elif now - since > EMPTY_SECONDS:
+            self._log(name).stored.strike()
+            self._trim_log(name, self._struck)
+
+    def _struck(self, name: str, reply: Any) -> None:
+        """Somebody may have written to it just then."""
+        last, _ = self._empty.pop(name, (b"", 0.0))
+        if reply != last:
+            self._log(name).stored.enlist()
 
 
 async def _read_behind(log: _Log, query: Query) -> EventPage:

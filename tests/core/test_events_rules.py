@@ -4,14 +4,67 @@ from __future__ import annotations
 
 from twisted.logger import capturedLogs
 
+from restmq.core import events
 from restmq.core.broker import Broker
 from restmq.redis.keys import LOG_CLASSES, Keys
 from restmq.rules.retention import MAX_RULES
 from restmq.rules.selection import Selection
 from tests.core.test_events import EventsCase, news
+from tests.turns import until
 
 LOG = "log.**=3600:1000"
 DEBUG = "debug.**=3600:10"
+
+
+class Empty(EventsCase):
+    """A log that holds nothing costs nothing, and is there again when somebody writes to it."""
+
+    async def test_it_leaves_the_list_and_comes_back(self) -> None:
+        self.patch(events, "EMPTY_SECONDS", 0.0)
+        broker, other = await self.broker(events_age=0.1), await self.broker(events_age=0.1)
+        logs = Keys("restmq:").logs()
+        with self.valkey.client() as client:
+            for turn in range(3):
+                await other.events.publish("quiet", news("a"))
+                await broker.events.publish("kept", news("a"), short=True)
+                assert set(client.smembers(logs)) == {b"quiet", b"kept"}, turn
+
+                def left() -> bool:
+                    for each in (broker, other):
+                        each.events._trimmed_at = 0.0
+                        each.events.tick()
+                    return list(client.smembers(logs)) == [b"kept"]
+
+                await until(left, "it is empty")
+        assert await other.events.publish("quiet", news("a")) == [4]
+
+    async def test_what_is_written_meanwhile_is_listed_again(self) -> None:
+        self.patch(events, "EMPTY_SECONDS", -1.0)
+        broker = await self.broker(events_age=0.1)
+        await broker.events.publish("quiet", news("a"))
+        keys, logs = Keys("restmq:").log("quiet"), Keys("restmq:").logs()
+        stored = broker.events._log("quiet").stored
+        strike, struck = stored.strike, []
+        with self.valkey.client() as client:
+
+            def late() -> None:
+                """Another daemon, which listed it long ago, publishes just before."""
+                entry = (2).to_bytes(7, "big") + bytes(12) + b"\x01b\0\0\0{}"
+                client.xadd(keys[5], {"e": entry}, id="2-0")
+                client.hset(keys[0], "id", 2)
+                strike()
+                struck.append(True)
+
+            stored.strike = late
+
+            def looked() -> bool:
+                broker.events._trimmed_at = 0.0
+                broker.events.tick()
+                return bool(struck)
+
+            await until(looked, "it is empty")
+            await broker.events.health("quiet")  # behind the strike
+            await until(lambda: client.sismember(logs, "quiet"), "it is listed")
 
 
 class Rules(EventsCase):
