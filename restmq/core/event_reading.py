@@ -285,7 +285,7 @@ class Recent:
         tail = self.tail
         if tail is None or not self.live or least > (tail.epoch, tail.last):
             return None
-        if query.cursor.epoch not in (0, tail.epoch or BEFORE_ALL):
+        if query.cursor.epoch not in (0, BEFORE_ALL, tail.epoch):
             return None
         now_ms = self._stored.now_ms()
         cut = tail.read(query, now_ms)

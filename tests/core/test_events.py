@@ -13,6 +13,7 @@ from twisted.trial.unittest import TestCase
 
 from restmq.core.broker import Broker
 from restmq.core.event_subscribers import Lot
+from restmq.core.event_tail import Query
 from restmq.errors import StoreAway, StoreError
 from restmq.event import EventCursor, EventGap, NewEvent
 from restmq.redis.keys import Keys
@@ -499,13 +500,16 @@ class Retaining(EventsCase):
         assert ([event.id for event in page.events], page.gap) == ([1], None)
         await until(lambda: listener.ids == [1], "the first")
         await broker.events.publish("main", news("a", "b", "b"))
-        for fresh in (broker, await self.broker()):
-            assert (await self.read(fresh, after=cursor)).gap == EventGap(3, missed=2)
-            assert (await self.read(fresh, Selection.exact("b"), cursor)).gap is None
-            for beginning in (None, read_event_cursor("0-0")):
-                assert (await self.read(fresh, after=beginning)).gap is None
-        assert listener.gaps == []
         await until(lambda: listener.ids == [1, 2, 3, 4], "the others")
+        kept = broker.events.look("main", Query(ALL, cursor, 10))
+        assert kept is not None, "the tail reaches back so far: nobody need ask the store"
+        assert ([event.id for event in kept.events], kept.gap) == ([1, 2, 3, 4], None)
+        fresh = await self.broker()
+        assert (await self.read(fresh, after=cursor)).gap == EventGap(3, missed=2)
+        assert (await self.read(fresh, Selection.exact("b"), cursor)).gap is None
+        for beginning in (None, read_event_cursor("0-0")):
+            assert (await self.read(fresh, after=beginning)).gap is None
+        assert listener.gaps == []
 
     async def test_memory_comes_back(self) -> None:
         broker = await self.broker(events_age=0.2, events_count=1000, events_bytes=100_000)
