@@ -378,7 +378,7 @@ class Lost(EventsCase):
         with pytest.raises(StoreError):
             await broker.events.publish("main", news("lost"))
         server.start()
-        await until(lambda: broker._store.ready, "the store")
+        await until(lambda: broker._store.ready and broker._store._reads.connection, "the store")
         (number,) = await broker.events.publish("main", news("new"))
         page = await self.read(broker, ALL, cursor)
         assert [event.id for event in page.events] == [number]

@@ -180,7 +180,7 @@ class Away(EventsCase):
         await until(lambda: len(broker.events._log("main").subscribers._later) == 500, "they wait")
         assert len(broker.events._retries._waiting) <= 2
         server.start()
-        await until(lambda: broker._store.ready, "the store")
+        await until(lambda: broker._store.ready and broker._store._reads.connection, "the store")
         await broker.events.publish("main", news(*[f"t{number}" for number in range(500)]))
         await until(lambda: all(listener.ids for listener in listeners), "all of them")
 
