@@ -109,7 +109,7 @@ class Broker:
         self.add_packs = self._queues.add_packs
         self.pop = self._queues.pop
         self._reaper = Reaper(reactor, self._store, queue_scripts, scripts, self._queues)
-        self._queues.on_due = self._feeds.on_due = self._reaper.expect
+        self._feeds.on_due = self._reaper.expect
         self._jobs = Jobs(
             reactor,
             self._store,

@@ -9,8 +9,6 @@ What time brings (leases that end, delayed messages that are due) is `restmq.cor
 
 from __future__ import annotations
 
-import hashlib
-import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,10 +19,23 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from restmq.core import asking, commands
-from restmq.core.queues import MAX_BYTES, MAX_MESSAGES, Once, Queues
+from restmq.core.queues import MAX_BYTES, MAX_MESSAGES, Queues
 from restmq.core.reaper import Reaper
 from restmq.core.receipts import LEASED, Receipt
 from restmq.core.scripted import QueueScripts
+from restmq.core.verdicts import (
+    COUNTED,
+    STALE,
+    UNDO,
+    Once,
+    Outcome,
+    Verb,
+    Verdicts,
+    Words,
+    fingerprint,
+    outcome,
+    words_of,
+)
 from restmq.core.wire import decode_entry
 from restmq.errors import (
     Limited,
@@ -55,9 +66,6 @@ UNPUT = {
 }
 """The errors of messages whose call met a StoreError while others of their batch are in."""
 
-MAX_REASON = 1000
-"""Bytes of what is kept of a reason."""
-
 
 class Leased(NamedTuple):
     """A message in somebody's hands until ``until_ms``; ``message.attempt`` counts from 1."""
@@ -82,46 +90,6 @@ class Page(NamedTuple):
     cursor: str | None
 
 
-class Ack(NamedTuple):
-    """Done: the message is gone."""
-
-
-class Nack(NamedTuple):
-    """Not done: ready again after ``delay_ms`` (None: the queue's backoff); ``reason`` is kept with it."""
-
-    delay_ms: int | None = None
-    reason: str = ""
-
-
-class Extend(NamedTuple):
-    """The lease ends ``lease_ms`` from now."""
-
-    lease_ms: int
-
-
-class _Undo(NamedTuple):
-    """It was never handed out: ready at once, and the attempt does not count."""
-
-
-Verb = Ack | Nack | Extend | _Undo
-
-UNDO = _Undo()
-
-
-STALE, COUNTED, WAS_STALE, HAD_COUNTED, KEY_REUSED = range(5)
-"""What settle.lua and ack.lua say of a receipt; the last three only where there is a key."""
-
-
-class Outcome(NamedTuple):
-    """What became of receipts: "" for each that counted, else ``stale_receipt`` or ``key_reused``.
-
-    ``replayed``: it was said before, under the same key, and this is the answer of then.
-    """
-
-    codes: list[str]
-    replayed: bool
-
-
 class Asked(NamedTuple):
     """What an ask brought; ``retry_ms``: try again then, whatever comes (0: when something comes)."""
 
@@ -135,24 +103,6 @@ class _Ask(NamedTuple):
     limit: int
     lease_ms: int
     answer: Callable[[Asked | StoreError], None]
-
-
-class _Verdicts:
-    """Receipts of one queue that got the same word in this turn."""
-
-    def __init__(self) -> None:
-        self.arguments: list[bytes] = []
-        self.waiting: list[tuple[int, Callable[[StoreError | list[int]], None]]] = []
-        self.count = 0
-
-    def take(
-        self, receipts: Sequence[Receipt], answered: Callable[[StoreError | list[int]], None]
-    ) -> None:
-        """These too; ``answered`` hears what became of each."""
-        self.count += len(receipts)
-        for _, epoch, pos, number in receipts:
-            self.arguments += [b"%d" % epoch, b"%d" % (pos - LEASED), b"%d" % number]
-        self.waiting.append((len(receipts), answered))
 
 
 class Jobs:
@@ -181,7 +131,24 @@ class Jobs:
         self._queues = queues
         self._reaper = reaper
         self._asks: dict[tuple[str, int], list[_Ask]] = {}
-        self._verdicts: dict[tuple[str, Verb], list[_Verdicts]] = {}
+        self._received = Verdicts(
+            "settle",
+            LEASED,
+            store,
+            scripts,
+            begins=self._schedule,
+            before=self._expect,
+            heard=self._settled,
+        )
+        self._dealt = Verdicts(
+            "ack",
+            0,
+            store,
+            scripts,
+            begins=self._schedule,
+            before=self._expect,
+            heard=self._acknowledged,
+        )
         self._flush_due = False
 
     # ---- put
@@ -336,13 +303,7 @@ class Jobs:
         Each queue keeps the answer by itself, as long as its setting ``dedup`` says, if any of its receipts counted.
         With another word or other receipts under the same key nothing counts there. At most MAX_MESSAGES receipts.
         """
-
-        def read(words: list[int]) -> Outcome:
-            codes = {COUNTED: "", HAD_COUNTED: "", KEY_REUSED: "key_reused"}
-            replayed = any(word in (WAS_STALE, HAD_COUNTED) for word in words)
-            return Outcome([codes.get(word, "stale_receipt") for word in words], replayed)
-
-        return self._settle_all(receipts, verb, key).addCallback(read)
+        return self._settle_all(receipts, verb, key).addCallback(outcome)
 
     def _settle_all(
         self, receipts: Sequence[Receipt], verb: Verb, key: bytes
@@ -351,7 +312,9 @@ class Jobs:
         counted = [STALE] * len(receipts)
         parts = _by_queue(receipts)
         left = len(parts)
-        fingerprint = _fingerprint(receipts, verb) if key else b""
+        common = fingerprint(receipts, verb) if key else b""
+        words = words_of(verb)
+        dealt_words = words._replace(word=b"nack") if verb is UNDO else words
 
         def answered(places: list[int], reply: StoreError | Sequence[int]) -> None:
             nonlocal left
@@ -369,74 +332,43 @@ class Jobs:
             result.callback(counted)
         for queue, leased, places in parts:
             some = [receipts[place] for place in places]
-            once = self._once(queue, leased, key, fingerprint)
+            once = self._once(queue, leased, key, common)
             if leased:
-                self._settle(queue, verb, some, partial(answered, places), once)
+                self._received.say(queue, words, some, partial(answered, places), once)
             else:
-                words, told = _dealt_words(verb), partial(answered, places)
-                self._queues.acknowledge_dealt(queue, words, some, told, once)
+                self._dealt.say(queue, dealt_words, some, partial(answered, places), once)
         return result
 
-    def _once(self, queue: str, leased: bool, key: bytes, fingerprint: bytes) -> Once | None:
+    def _once(self, queue: str, leased: bool, key: bytes, common: bytes) -> Once | None:
         if not key:
             return None
         digest = (b"s" if leased else b"a") + key
-        return Once(self._scripts.keys.idempotency(queue, digest), fingerprint)
+        return Once(self._scripts.keys.idempotency(queue, digest), common)
 
-    def _settle(
-        self,
-        queue: str,
-        verb: Verb,
-        receipts: Sequence[Receipt],
-        answered: Callable[[StoreError | list[int]], None],
-        once: Once | None,
-    ) -> None:
-        if once:
-            batch = _Verdicts()
-            batch.take(receipts, answered)
-            self._send_verdicts(queue, verb, batch, once)
-            return
-        turn = self._verdicts.get((queue, verb))
-        if turn is None:
-            turn = self._verdicts[queue, verb] = [_Verdicts()]
-            self._schedule()
-        if turn[-1].count + len(receipts) > MAX_MESSAGES:
-            turn.append(_Verdicts())
-        turn[-1].take(receipts, answered)
+    def _expect(self, queue: str, words: Words) -> None:
+        """What is about to be said may be due again: before it is, so that a daemon that dies then loses nothing."""
+        if words.word == b"nack":
+            self._reaper.expect(queue, words.ms if words.ms > 0 else SOON_MS)
+        elif words.word == b"extend":
+            self._reaper.expect(queue, words.ms)
 
-    def _send_verdicts(
-        self, queue: str, verb: Verb, batch: _Verdicts, once: Once | None = None
-    ) -> None:
-        word, number, reason = _words(verb)
-        if isinstance(verb, Nack):
-            self._reaper.expect(queue, number if number > 0 else SOON_MS)
-        elif isinstance(verb, Extend):
-            self._reaper.expect(queue, number)
-        chance = b"%f" % random.random()  # noqa: S311 - for the jitter of a delay
-        arguments = [word, b"%d" % number, reason, chance, *batch.arguments]
-        keys = []
-        if once:
-            keys = [once.key]
-            arguments.append(once.fingerprint)
+    def _settled(self, queue: str, reply: Any) -> Sequence[int]:
+        """The reply of settle.lua."""
+        now, due, outbox = map(int, reply[:3])
+        if outbox:
+            self._reaper.hurry(queue)
+        elif due:
+            self._reaper.expect_at(queue, due, now)
+        told: Sequence[int] = reply[3:]
+        return told
 
-        def replied(reply: Any) -> None:
-            if isinstance(reply, StoreError):
-                for _, answered in batch.waiting:
-                    answered(reply)
-                return
-            now, due, outbox = int(reply[0]), int(reply[1]), reply[2] == 1
-            if outbox:
-                self._reaper.hurry(queue)
-            elif due:
-                self._reaper.expect_at(queue, due, now)
-            start = 3
-            for count, answered in batch.waiting:
-                answered(reply[start : start + count])
-                start += count
-
-        encoded = encode_arguments(*arguments)
-        command = self._scripts.call_encoded("settle", queue, len(arguments), encoded, keys)
-        self._store.send(command, replied)
+    def _acknowledged(self, queue: str, reply: Any) -> Sequence[int]:
+        """The reply of ack.lua."""
+        due_in, outbox = map(int, reply[:2])
+        if due_in or outbox:
+            self._reaper.expect(queue, 0 if outbox else due_in)
+        told: Sequence[int] = reply[2:]
+        return told
 
     # ---- the turn
 
@@ -448,12 +380,10 @@ class Jobs:
     def flush(self) -> None:
         """Send what this turn brought: first what frees, then who asks, behind the turn's adds."""
         self._flush_due = False
-        verdicts, self._verdicts = self._verdicts, {}
         asks, self._asks = self._asks, {}
+        self._dealt.flush()
         self._queues.flush()
-        for (queue, verb), batches in verdicts.items():
-            for batch in batches:
-                self._send_verdicts(queue, verb, batch)
+        self._received.flush()
         for (queue, waits_ms), some in asks.items():
             for start in range(0, len(some), MAX_MESSAGES):
                 self._send_asks(queue, waits_ms, some[start : start + MAX_MESSAGES])
@@ -563,35 +493,6 @@ def _by_queue(receipts: Sequence[Receipt]) -> list[tuple[str, bool, list[int]]]:
         for (queue, leased), places in groups.items()
         for start in range(0, len(places), MAX_MESSAGES)
     ]
-
-
-def _words(verb: Verb) -> tuple[bytes, int, bytes]:
-    """What settle.lua is told: word, delay or lease in ms, reason."""
-    match verb:
-        case Ack():
-            return b"ack", 0, b""
-        case Nack(delay_ms, reason):
-            return b"nack", -1 if delay_ms is None else delay_ms, cut(reason)
-        case Extend(lease_ms):
-            return b"extend", lease_ms, b""
-        case _Undo():
-            return b"undo", 0, b""
-
-
-def _fingerprint(receipts: Sequence[Receipt], verb: Verb) -> bytes:
-    """What two calls under one key have in common if the second is a repeat."""
-    said = repr((_words(verb), [tuple(receipt) for receipt in receipts]))
-    return hashlib.blake2b(said.encode(), digest_size=16).digest()
-
-
-def _dealt_words(verb: Verb) -> tuple[bytes, int, bytes]:
-    word, number, reason = _words(verb)
-    return (b"nack" if word == b"undo" else word), number, reason
-
-
-def cut(reason: str) -> bytes:
-    """As much of a reason as is kept, still UTF-8."""
-    return reason.encode("utf-8", "replace")[:MAX_REASON].decode("utf-8", "ignore").encode("utf-8")
 
 
 def _page(queue: str, state: str, reply: Any) -> Page:

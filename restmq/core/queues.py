@@ -7,7 +7,6 @@ nothing, OutcomeUnknown may have happened.
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,18 +16,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from restmq.core import commands
+from restmq.core.additions import Adds, Many, Packs, answers, encoded_payload
 from restmq.core.asking import ask
 from restmq.core.packs import Pack
 from restmq.core.queue_settings import own_arguments
-from restmq.core.receipts import Receipt
 from restmq.core.scripted import KEPT, QueueScripts
-from restmq.core.wire import encode_more, encode_payload, encode_ttls
+from restmq.core.wire import encode_payload
 from restmq.errors import (
     LeasedOnly,
     Limited,
-    PartlyRefused,
-    QueueFull,
-    RateLimited,
     StoreError,
 )
 from restmq.message import Message, Mode, NewMessage, Peeked, Policy, Put, QueueInfo
@@ -46,14 +42,6 @@ LIFT = 1_000_000
 T = TypeVar("T")
 
 
-def _encoded_payload(message: NewMessage) -> bytes:
-    """The argument of a script, encoded."""
-    payload = encode_payload(message.body, message.content_type)
-    if message.headers or message.priority:
-        payload = encode_more(message.headers, abs(message.priority)) + payload
-    return b"$%d\r\n%s\r\n" % (len(payload), payload)
-
-
 def _fingerprint(message: NewMessage) -> bytes:
     """What two messages under one key have in common if the second is a repeat."""
     rest = message._replace(key=b"", body=b"")
@@ -62,122 +50,6 @@ def _fingerprint(message: NewMessage) -> bytes:
         digest_size=16,
         key=hashlib.blake2b(repr(rest).encode(), digest_size=16).digest(),
     ).digest()
-
-
-def _split_arguments(encoded: bytes) -> list[bytes]:
-    """Arguments that were encoded together, one by one."""
-    found, at = [], 0
-    while at < len(encoded):
-        line_end = encoded.index(b"\r\n", at)
-        end = line_end + 2 + int(encoded[at + 1 : line_end]) + 2
-        found.append(encoded[at:end])
-        at = end
-    return found
-
-
-class _Adds:
-    """The messages of one queue that this turn brought, encoded, and who waits for their ids."""
-
-    __slots__ = ("mode", "payloads", "size", "ttls", "waiting")
-
-    def __init__(self) -> None:
-        self.payloads: list[bytes] = []
-        self.ttls: list[int] = []
-        self.waiting: list[Deferred[int]] = []
-        self.size = 0
-        self.mode: Mode | None = None
-
-    def arguments(self) -> tuple[bytes, int, bytes]:
-        """What add.lua is told of them: ARGV 3, how many more there are, and these, encoded."""
-        return encode_ttls(self.ttls), len(self.ttls), b"".join(self.payloads)
-
-    def each_payload(self) -> list[bytes]:
-        """The payload of each as an argument of put.lua, encoded."""
-        joined = b"".join(self.payloads)
-        return _split_arguments(joined) if len(self.ttls) > len(self.payloads) else self.payloads
-
-    def added(self, first: int) -> None:
-        """They are in, with ids from this one on."""
-        for number, deferred in enumerate(self.waiting, first):
-            deferred.callback(number)
-
-    def failed(self, error: StoreError) -> None:
-        """None is in, or nobody knows."""
-        for deferred in self.waiting:
-            deferred.errback(error)
-
-    def put(self, puts: list[Put]) -> None:
-        """The queue has bounds: what became of each."""
-        for put, deferred in zip(puts, self.waiting, strict=True):
-            if put.error:
-                deferred.errback(refusal(put))
-            else:
-                deferred.callback(put.id)
-
-
-class _Many(_Adds):
-    """Messages that are put in by one call, and who hears of it."""
-
-    __slots__ = ("answer", "limits")
-
-    def __init__(self, answer: Callable[[int | StoreError], None], limits: bool) -> None:
-        """``limits``: the one who asked goes another way where the queue has bounds."""
-        super().__init__()
-        self.answer = answer
-        self.limits = limits
-
-    def added(self, first: int) -> None:
-        self.answer(first)
-
-    def failed(self, error: StoreError) -> None:
-        self.answer(error)
-
-    def put(self, puts: list[Put]) -> None:
-        """Together they are in if each is; else the error says how many are not."""
-        refused = [put for put in puts if put.error]
-        if not refused:
-            self.answer(puts[0].id)
-        elif len(refused) == len(puts):
-            self.answer(refusal(refused[0]))
-        else:
-            self.answer(PartlyRefused(str(refusal(refused[0])), len(refused)))
-
-
-class _Packs(_Many):
-    """Messages that are put in as packs."""
-
-    __slots__ = ("packs",)
-
-    def __init__(self, answer: Callable[[int | StoreError], None], packs: Sequence[Pack]) -> None:
-        super().__init__(answer, limits=False)
-        self.packs = packs
-        self.ttls = [0] * sum(pack.messages for pack in packs)
-
-    def arguments(self) -> tuple[bytes, int, bytes]:
-        return b"packs", len(self.packs), encode_arguments(*[p.encoded() for p in self.packs])
-
-    def each_payload(self) -> list[bytes]:
-        bodies = [body for pack in self.packs for body in pack.bodies()]
-        return [encode_arguments(encode_payload(body, None)) for body in bodies]
-
-
-def _answers(done: Deferred[int]) -> Callable[[int | StoreError], None]:
-    """Fires it with the first id, or fails it."""
-
-    def answer(first: int | StoreError) -> None:
-        if isinstance(first, StoreError):
-            done.errback(first)
-        else:
-            done.callback(first)
-
-    return answer
-
-
-def refusal(put: Put) -> StoreError:
-    """The error of a message that its queue did not take."""
-    if put.error == "rate_limited":
-        return RateLimited("the queue takes no more messages this moment", put.retry_ms)
-    return QueueFull("the queue has as many messages as its settings allow")
 
 
 class _Said(NamedTuple):
@@ -190,32 +62,6 @@ class _Said(NamedTuple):
     arguments: bytes
 
 
-class Once(NamedTuple):
-    """A key of the store that keeps the first answer, and what a call must have in common to be a repeat."""
-
-    key: bytes
-    fingerprint: bytes
-
-
-class _Acks:
-    """Acknowledgements of messages of one queue that this turn brought."""
-
-    __slots__ = ("arguments", "count", "waiting")
-
-    def __init__(self) -> None:
-        self.arguments: list[bytes] = []
-        self.count = 0
-        self.waiting: list[tuple[int, Callable[[StoreError | list[int]], None]]] = []
-
-    def take(
-        self, receipts: Sequence[Receipt], answered: Callable[[StoreError | list[int]], None]
-    ) -> None:
-        """These too; ``answered`` hears what became of each."""
-        self.count += len(receipts)
-        self.arguments += [b"%d" % number for receipt in receipts for number in receipt[1:]]
-        self.waiting.append((len(receipts), answered))
-
-
 class Queues:
     """The operations, batched per reactor turn."""
 
@@ -225,18 +71,15 @@ class Queues:
         """``clock`` only says "after this turn".
 
         ``creation_fields`` may be set: the fields a new queue of this name and mode gets, as scripts read them.
-        ``on_due`` is told after how many ms the reaper is to look at a queue.
         """
         self._clock = clock
         self._store = store
         self._scripts = scripts
-        self._adds: dict[str, list[_Adds]] = {}
+        self._adds: dict[str, list[Adds]] = {}
         self._pops: dict[str, list[Deferred[Message | None]]] = {}
-        self._acks: dict[tuple[str, tuple[bytes, int, bytes]], list[_Acks]] = {}
         self._flush_due = False
         self._floors: dict[str, int] = {}
         self._listed: set[str] = set()
-        self.on_due: Callable[[str, int], object] = lambda queue, after_ms: None
         self.creation_fields: Callable[[str, Mode | None], str] = Table().creation_fields
 
     # ---- add
@@ -261,12 +104,12 @@ class Queues:
             payload = encode_arguments(encode_payload(body, content_type))
         turn = self._adds.get(queue)
         if turn is None:
-            turn = self._adds[queue] = [_Adds()]
+            turn = self._adds[queue] = [Adds()]
             self._schedule()
         batch = turn[-1]
         full = batch.size + size > MAX_BYTES or len(batch.waiting) == MAX_MESSAGES
         if batch.waiting and (full or batch.mode is not mode):
-            batch = _Adds()
+            batch = Adds()
             turn.append(batch)
         batch.mode = mode
         batch.payloads.append(payload)
@@ -283,7 +126,7 @@ class Queues:
         behind what was added before.
         """
         done: Deferred[int] = Deferred()
-        batch = _Many(_answers(done), limits=False)
+        batch = Many(answers(done), limits=False)
         batch.payloads.append(
             "".join([f"${len(text) + 1}\r\n\0{text}\r\n" for text in texts]).encode("ascii")
         )
@@ -298,7 +141,7 @@ class Queues:
         difference.
         """
         done: Deferred[int] = Deferred()
-        self._send_at_once(queue, _Packs(_answers(done), packs))
+        self._send_at_once(queue, Packs(answers(done), packs))
         return done
 
     def add_many(
@@ -312,8 +155,8 @@ class Queues:
 
         Only their body, type, headers and time to live count. Limited is the answer where `put` must be asked.
         """
-        batch = _Many(answer, limits=True)
-        batch.payloads = [_encoded_payload(message) for message in messages]
+        batch = Many(answer, limits=True)
+        batch.payloads = [encoded_payload(message) for message in messages]
         batch.ttls = [message.ttl_ms for message in messages]
         batch.mode = mode
         self._send_at_once(queue, batch)
@@ -338,7 +181,7 @@ class Queues:
             head = encode_arguments(
                 b"%d" % message.ttl_ms, due, b"%d" % message.priority, number, fingerprint
             )
-            arguments.append(head + _encoded_payload(message))
+            arguments.append(head + encoded_payload(message))
         spelt = [self._scripts.keys.idempotency(queue, key) for key in keys]
         said = _Said(spelt, mode, fields, len(messages), b"".join(arguments))
         self._send_put(queue, said, answer)
@@ -373,7 +216,7 @@ class Queues:
         )
         self._store.send(command, answered)
 
-    def _put_instead(self, queue: str, batch: _Adds) -> None:
+    def _put_instead(self, queue: str, batch: Adds) -> None:
         """The queue has bounds: the way in that knows them."""
         arguments = b"".join(
             [
@@ -391,13 +234,13 @@ class Queues:
         said = _Said([], batch.mode, "", len(batch.ttls), arguments)
         self._send_put(queue, said, answered)
 
-    def _send_at_once(self, queue: str, batch: _Adds) -> None:
+    def _send_at_once(self, queue: str, batch: Adds) -> None:
         """Behind what this turn brought before."""
         if self._flush_due:
             self.flush()
         self._send_adds(queue, batch)
 
-    def _send_adds(self, queue: str, batch: _Adds) -> None:
+    def _send_adds(self, queue: str, batch: Adds) -> None:
         if queue not in self._listed:
             self._list(queue)
         floor = self._floors.get(queue, 0)
@@ -408,7 +251,7 @@ class Queues:
         count = len(batch.ttls)
 
         def added(reply: Any) -> None:
-            if isinstance(reply, Limited) and not (isinstance(batch, _Many) and batch.limits):
+            if isinstance(reply, Limited) and not (isinstance(batch, Many) and batch.limits):
                 self._put_instead(queue, batch)
                 return
             if isinstance(reply, StoreError):
@@ -485,62 +328,6 @@ class Queues:
         command = self._scripts.call("pop", queue, [b"%d" % len(waiting)])
         self._store.send(command, popped)
 
-    # ---- acknowledge
-
-    def acknowledge_dealt(
-        self,
-        queue: str,
-        how: tuple[bytes, int, bytes],
-        receipts: Sequence[Receipt],
-        answered: Callable[[StoreError | list[int]], None],
-        once: Once | None = None,
-    ) -> None:
-        """Say of up to MAX_MESSAGES messages that a stream handed out that they are done, or not, or take longer: ack.lua.
-
-        ``how`` is the word, the delay or the lease in ms and the reason. The answer is 1 or 0 (stale) for each, with ``once`` more
-        (ack.lua). What a turn brings for a queue is one call for each MAX_MESSAGES; what is said once is one by itself.
-        """
-        if once:
-            batch = _Acks()
-            batch.take(receipts, answered)
-            self._send_acks(queue, how, batch, once)
-            return
-        turn = self._acks.get((queue, how))
-        if turn is None:
-            turn = self._acks[queue, how] = [_Acks()]
-            self._schedule()
-        if turn[-1].count + len(receipts) > MAX_MESSAGES:
-            turn.append(_Acks())
-        turn[-1].take(receipts, answered)
-
-    def _send_acks(
-        self,
-        queue: str,
-        how: tuple[bytes, int, bytes],
-        batch: _Acks,
-        once: Once | None = None,
-    ) -> None:
-        def replied(reply: Any) -> None:
-            start = 2
-            if not isinstance(reply, StoreError) and (int(reply[0]) or reply[1]):
-                self.on_due(queue, 0 if reply[1] else int(reply[0]))
-            for count, answered in batch.waiting:
-                failed = isinstance(reply, StoreError)
-                answered(reply if failed else reply[start : start + count])
-                start += count
-
-        word, delay, reason = how
-        if word == b"nack":
-            self.on_due(queue, max(delay, 1000))
-        chance = b"%f" % random.random()  # noqa: S311 - for the jitter of a delay
-        arguments, keys = [word, b"%d" % delay, reason, chance, *batch.arguments], []
-        if once:
-            arguments.append(once.fingerprint)
-            keys.append(once.key)
-        encoded = encode_arguments(*arguments)
-        command = self._scripts.call_encoded("ack", queue, len(arguments), encoded, keys)
-        self._store.send(command, replied)
-
     # ---- the turn
 
     def _schedule(self) -> None:
@@ -549,14 +336,10 @@ class Queues:
             self._clock.callLater(0, self.flush)
 
     def flush(self) -> None:
-        """Send what this turn brought: acknowledgements, adds, pops, queue by queue."""
+        """Send what this turn brought: adds, pops, queue by queue."""
         self._flush_due = False
-        acks, self._acks = self._acks, {}
         adds, self._adds = self._adds, {}
         pops, self._pops = self._pops, {}
-        for (queue, how), turn in acks.items():
-            for acks_of_queue in turn:
-                self._send_acks(queue, how, acks_of_queue)
         for queue, batches in adds.items():
             for batch in batches:
                 self._send_adds(queue, batch)

@@ -16,9 +16,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from restmq.core.jobs import UNDO, Asked, Jobs, Leased
+from restmq.core.jobs import Asked, Jobs, Leased
 from restmq.core.presence import Presence
 from restmq.core.scripted import QueueScripts
+from restmq.core.verdicts import UNDO
 from restmq.errors import StoreError
 from restmq.redis.connection import Store
 from restmq.redis.pipeline import encode

@@ -7,7 +7,8 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
 from restmq.core.broker import Broker
-from restmq.core.jobs import Ack, Extend, Leased, Nack, Outcome, Page
+from restmq.core.jobs import Leased, Page
+from restmq.core.verdicts import UNDO, Ack, Extend, Nack, Outcome
 from restmq.message import Mode, NewMessage, Put
 from tests.core.test_broker import Brokers
 from tests.turns import until
@@ -51,6 +52,22 @@ class Jobs(Brokers):
         assert again.message.attempt == 2
         assert await broker.settle([first.receipt, again.receipt], Ack()) == [False, True]
         assert (await broker.inspect("q")).redelivered == 1
+
+    async def test_what_was_never_handed_out_is_not_done_with_what_was(self) -> None:
+        """One worker acks while another hangs up in the same turn: his message is still there."""
+        broker = await self.broker()
+        await self.put(broker, b"done", b"not had", b"done", b"not had")
+        for verbs in ((Ack(), UNDO), (UNDO, Ack())):
+            one, other = await self.receive(broker, limit=2)
+            of = {b"done": one, b"not had": other}
+            both = [
+                broker.settle([(of[b"done"] if verb is not UNDO else of[b"not had"]).receipt], verb)
+                for verb in verbs
+            ]
+            assert [await each for each in both] == [[True], [True]]
+            (again,) = await self.receive(broker)
+            assert (again.message.body, again.message.attempt) == (b"not had", 1)
+            await broker.settle([again.receipt], Ack())
 
     async def test_the_lease_is_that_of_who_asks_then_of_the_queue_then_the_usual_one(self) -> None:
         broker = await self.broker(lease=7.0)

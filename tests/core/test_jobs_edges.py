@@ -10,7 +10,8 @@ from twisted.internet.defer import gatherResults
 from twisted.internet.task import deferLater
 
 from restmq.core.broker import Broker
-from restmq.core.jobs import UNPUT, Leased, Nack
+from restmq.core.jobs import UNPUT, Leased
+from restmq.core.verdicts import Nack
 from restmq.errors import (
     OutcomeUnknown,
     PartlyRefused,

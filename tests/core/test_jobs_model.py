@@ -23,9 +23,10 @@ from hypothesis.stateful import (
 )
 
 from restmq.core.broker import Broker
-from restmq.core.jobs import Ack, Extend, Leased, Nack
+from restmq.core.jobs import Leased
 from restmq.core.packs import Pack
 from restmq.core.receipts import Receipt
+from restmq.core.verdicts import Ack, Extend, Nack
 from restmq.message import Message, NewMessage
 from restmq.redis.keys import Keys
 from tests.core.instant import Hall

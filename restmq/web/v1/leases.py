@@ -14,9 +14,10 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
-from restmq.core import jobs, receipts
-from restmq.core.jobs import MAX_REASON, Leased, Outcome, Verb
+from restmq.core import receipts, verdicts
+from restmq.core.jobs import Leased
 from restmq.core.receipts import Receipt
+from restmq.core.verdicts import MAX_REASON, Outcome, Verb
 from restmq.web.describe import (
     BOOLEAN,
     NAME,
@@ -59,21 +60,21 @@ def read_receipts(given: Given) -> list[Receipt | None]:
     return [receipts.decode(text) for text in texts]
 
 
-def read_nack(given: Given) -> jobs.Nack:
+def read_nack(given: Given) -> verdicts.Nack:
     """``delay`` (the queue's backoff if it is not there) and ``reason``. Raises Problem."""
     delay, reason = given.seconds("delay", 0, MAX_SECONDS), given.text("reason") or ""
     if len(reason.encode("utf-8")) > MAX_REASON:
         raise given.wrong("reason", f"has at most {MAX_REASON} bytes", reason)
-    return jobs.Nack(None if delay is None else round(delay * 1000), reason)
+    return verdicts.Nack(None if delay is None else round(delay * 1000), reason)
 
 
-def read_extend(given: Given, settings: Any) -> jobs.Extend:
+def read_extend(given: Given, settings: Any) -> verdicts.Extend:
     """``lease``, from now on. Raises Problem."""
     lease_ms = read_lease(given, settings)
     if lease_ms is None:
         fault = Fault("lease", "is missing")
         raise Problem("bad_request", "lease must say for how long from now", faults=(fault,))
-    return jobs.Extend(lease_ms)
+    return verdicts.Extend(lease_ms)
 
 
 def settle(
@@ -180,7 +181,7 @@ class Ack(_Settling):
         of = read_receipts(given)
         then = read_next(given, self.settings, of)
         key = self.key()
-        return settle(self.broker, of, jobs.Ack(), key).addCallback(self._settled, then, key)
+        return settle(self.broker, of, verdicts.Ack(), key).addCallback(self._settled, then, key)
 
     def _settled(self, settled: Outcome, then: Asked | None, key: bytes) -> Reply | Deferred[Reply]:
         if then is None or all(settled.codes):
@@ -234,7 +235,7 @@ class Lease(_Settling):
         found = receipts.decode(receipt)
         if found is None:
             raise Problem("bad_receipt", "the path ends with no receipt")
-        return settle(self.broker, [found], jobs.Ack(), self.key()).addCallback(self._done)
+        return settle(self.broker, [found], verdicts.Ack(), self.key()).addCallback(self._done)
 
     def _done(self, settled: Outcome) -> Reply:
         if settled.codes[0]:

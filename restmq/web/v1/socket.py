@@ -18,7 +18,8 @@ import orjson
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 
-from restmq.core.jobs import Ack, Leased, Outcome, Verb
+from restmq.core.jobs import Leased
+from restmq.core.verdicts import Ack, Outcome, Verb
 from restmq.errors import BadRequest, RestMQError
 from restmq.message import Message, Put
 from restmq.rules.acl import Decision
