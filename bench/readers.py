@@ -85,6 +85,14 @@ def wrong(group: int, published: int, total: int, arrived: Iterable[int]) -> Tal
     return tally(wanted, places)
 
 
+def _response(one: _Poller | _Publisher, data: bytes) -> tuple[bytes, int] | None:
+    """The bytes of the response that these complete, and its status; None: more must come."""
+    data = one.partial + data
+    found = response(data)
+    one.partial = data if found is None else b""
+    return None if found is None else (data, found.status)
+
+
 class _Subscriber:
     """A stream of server-sent events, and the numbers it brought."""
 
@@ -331,14 +339,12 @@ class Load:
             poller.ask(time.perf_counter())
 
     def _poll_answered(self, poller: _Poller, data: bytes) -> None:
-        data = poller.partial + data
-        found = response(data)
+        found = _response(poller, data)
         if found is None:
-            poller.partial = data
             return
-        poller.partial = b""
+        data, status = found
         came = poller.answer(data)
-        self._errors += found.status not in (200, 204)
+        self._errors += status not in (200, 204)
         if self._polling:
             self._polled += 1
             self._latencies.append(time.perf_counter() - poller.since)
@@ -361,15 +367,13 @@ class Load:
         publisher.socket.sendall(request("POST", path, body, "application/json"))
 
     def _publish_answered(self, publisher: _Publisher, data: bytes) -> None:
-        data = publisher.partial + data
-        found = response(data)
+        found = _response(publisher, data)
         if found is None:
-            publisher.partial = data
             return
-        publisher.partial = b""
+        _, status = found
         publisher.busy = False
         self._free.append(publisher)
-        if found.status == 201:
+        if status == 201:
             self._published += 1
         else:
             self._errors += 1

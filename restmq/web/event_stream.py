@@ -10,6 +10,7 @@ here, it misses nothing that is kept: it reads on from the log when it can.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cache, cached_property, lru_cache
 from typing import Any, Final, NamedTuple
@@ -37,17 +38,17 @@ EventEncoder = Callable[[Event], bytes]
 class EventWire(Wire):
     """What a wire says of events besides what every wire says."""
 
+    @abstractmethod
     def event_encoder(self, epoch: int) -> EventEncoder:
         """The function that encodes events of this life of the store; the same object each time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def place(self, cursor: str) -> bytes:
         """Where the client is."""
-        raise NotImplementedError
 
+    @abstractmethod
     def say(self, word: str, value: Mapping[str, Any]) -> bytes:
         """What is no event."""
-        raise NotImplementedError
 
 
 class EventNdjson(Ndjson, EventWire):

@@ -9,6 +9,7 @@ Server-sent events: WHATWG HTML, section 9.2. ndjson: one JSON object a line.
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property, lru_cache, partial
 from typing import Any, Final, NamedTuple
@@ -45,19 +46,19 @@ def retry_ms() -> int:
     return random.randrange(*RETRY_MS)  # noqa: S311 - nothing secret
 
 
-class Wire:
+class Wire(ABC):
     """One kind of stream; see the module's text. What a wire does not say is b""."""
 
     transport = ""
     heartbeat = b""
 
+    @abstractmethod
     def encoder(self, epoch: int) -> Encoder:
         """The function that encodes messages of this life of the store; the same object each time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def leased(self, message: Message, receipt: str, lease_until_ms: int) -> bytes:
         """A message under a lease."""
-        raise NotImplementedError
 
     def missed(self, queue: str, count: int) -> bytes:
         """So many messages were dropped here."""
@@ -123,9 +124,9 @@ class PerLife(Wire):
     def __init__(self) -> None:
         self._encoders: dict[int, Encoder] = {}
 
+    @abstractmethod
     def whole(self, message: Message, epoch: int) -> bytes:
         """A message as it goes out."""
-        raise NotImplementedError
 
     def encoder(self, epoch: int) -> Encoder:
         """One for each life of the store; only the last few are kept."""
@@ -148,8 +149,8 @@ class _Framed(PerLife):
         """The message in its frame."""
         return self._framed(self._message(message, epoch))
 
-    def _message(self, message: Message, epoch: int) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def _message(self, message: Message, epoch: int) -> bytes: ...
 
     def _framed(self, data: bytes) -> bytes:
         return chunk(data) if self._chunked else data

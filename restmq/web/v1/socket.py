@@ -11,7 +11,6 @@ A page cannot see the status of a refused handshake, so who may not come in is l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -21,7 +20,7 @@ from twisted.logger import Logger
 from restmq.core.jobs import Leased
 from restmq.core.verdicts import Ack, Outcome, Verb
 from restmq.errors import BadRequest, RestMQError
-from restmq.message import Message, Put
+from restmq.message import Put
 from restmq.rules.acl import Decision
 from restmq.web import handshake, streams
 from restmq.web.choices import PARAMETERS, read_choices, read_cursors
@@ -37,10 +36,8 @@ from restmq.web.endpoint import (
     endpoint,
     origin_refusal,
 )
-from restmq.web.event_json import event_members
-from restmq.web.event_stream import EventEncoder, EventStream, EventWire
-from restmq.web.message_json import leased_members, members
-from restmq.web.socket import PING_FRAME, Connection, Way, text_frame
+from restmq.web.event_stream import EventStream
+from restmq.web.socket import PING_FRAME, Connection, Way
 from restmq.web.stream import (
     DELETED,
     SHUT_DOWN,
@@ -82,8 +79,9 @@ from restmq.web.v1.new_messages import (
 )
 from restmq.web.v1.problems import Problem, code_of
 from restmq.web.v1.receive import FIELDS, Asked, Waiting, messages_member, read_asked, read_queues
+from restmq.web.v1.socket_wires import event_frames, frames
 from restmq.web.v1.standing import MAX_CREDIT, Standing
-from restmq.web.wires import Gap, PerLife, retry_ms
+from restmq.web.wires import retry_ms
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
@@ -108,66 +106,6 @@ FORBIDDEN: Final = 4403
 WITH_PASSWORD: Final = (Access.WEBSOCKET, Access.PRODUCER)
 CLOSE_CODES: Final = {SHUT_DOWN: 1012, TOO_SLOW: 4008}
 """RFC 6455, section 7.4.1 (1012: service restart, IANA); 4000-4999 are for private use."""
-
-
-class Frames(PerLife):
-    """Message objects with a ``type``, a text frame each; the same for all clients of a kind."""
-
-    transport = "websocket"
-
-    def __init__(self, bits: int | None) -> None:
-        super().__init__()
-        self._bits = bits
-
-    def whole(self, message: Message, epoch: int) -> bytes:
-        """The message in its frame."""
-        return text_frame(b'{"type":"message",%b}' % members(message, epoch), self._bits)
-
-    def leased(self, message: Message, receipt: str, lease_until_ms: int) -> bytes:
-        """The object with its receipt."""
-        text = leased_members(message, receipt, lease_until_ms)
-        return text_frame(b'{"type":"message",%b}' % text, self._bits)
-
-    def say(self, word: str, value: Mapping[str, Any]) -> bytes:
-        """A frame that is no message."""
-        return text_frame(orjson.dumps({"type": word, **value}), self._bits)
-
-    def missed(self, queue: str, count: int) -> bytes:
-        """``missed``."""
-        return self.say("missed", {"queue": queue, "missed": count})
-
-    def gap(self, gap: Gap, cursor: str) -> bytes:
-        """``gap``."""
-        return self.say("gap", {**gap._asdict(), "cursor": cursor})
-
-
-@cache
-def frames(bits: int | None) -> Frames:
-    """The wire for clients of one kind."""
-    return Frames(bits)
-
-
-class EventFrames(Frames, EventWire):
-    """Event objects with a ``type``, a text frame each."""
-
-    def whole(self, message: Any, epoch: int) -> bytes:
-        """The event in its frame."""
-        return text_frame(b'{"type":"event",%b}' % event_members(message, epoch), self._bits)
-
-    def event_encoder(self, epoch: int) -> EventEncoder:
-        """See EventWire."""
-        encode: Any = self.encoder(epoch)
-        return encode  # type: ignore[no-any-return]
-
-    def place(self, cursor: str) -> bytes:
-        """``cursor``."""
-        return self.say("cursor", {"cursor": cursor})
-
-
-@cache
-def event_frames(bits: int | None) -> EventFrames:
-    """The wire of events for clients of one kind."""
-    return EventFrames(bits)
 
 
 class Socket(V1Endpoint):
