@@ -122,8 +122,8 @@ class Queues:
     def add_texts(self, queue: str, texts: Sequence[str]) -> Deferred[int]:
         """Put many messages in by one call of the script, together or not at all; the first one's id.
 
-        A queue with bounds may take some only: PartlyRefused. Each is ASCII. At most MAX_MESSAGES, and not much more than MAX_BYTES together. They come
-        behind what was added before.
+        A queue with bounds may take some only: PartlyRefused. Each is ASCII. At most MAX_MESSAGES, and not much
+        more than MAX_BYTES together. They come behind what was added before.
         """
         done: Deferred[int] = Deferred()
         batch = Many(answers(done), limits=False)
